@@ -1,0 +1,1 @@
+"""foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""

@@ -1,0 +1,1 @@
+"""Plugins that ship with the core and register through the same entry points as all others."""

@@ -1,0 +1,111 @@
+"""What every kind of parametric problem offers, and the structure that solvers and rules are chosen by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .param import Param
+from .solution import Duals
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .program import SmoothProgram
+    from .quadratic import QuadraticProgram
+
+
+class ProblemClass(str, Enum):
+    """Classes of problems, by what a solver must be able to do."""
+
+    LP = "lp"
+    QP = "qp"
+    """Convex; where convexity depends on parameters it is checked per sample at the call."""
+    NONCONVEX_QP = "nonconvex_qp"
+    QCQP = "qcqp"
+    NONCONVEX_QCQP = "nonconvex_qcqp"
+    NLP = "nlp"
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether problems of this class are given as quadratic data."""
+        return self is not ProblemClass.NLP
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramStructure:
+    """What is known of a problem before any parameter has a value.
+
+    Attributes:
+        n: Number of variables.
+        n_equality, n_inequality: Rows of :meth:`SmoothProgram.equality` and ``inequality``.
+        problem_class: See :class:`ProblemClass`.
+        convex: True or False where known, None where it depends on parameters or is unknown.
+        template: The quadratic data with constants in place and a Param for what varies; holds
+            the recognised parts only (P and q are None where the objective is not quadratic).
+        smooth_objective: Whether the objective is a function that was not recognised as quadratic.
+        smooth_constraints: Whether some constraints are functions that were not recognised.
+        reason: Why parts were not recognised; empty if all were.
+        sets: Class names of the constraint atoms, in order; see ``SmoothProgram.sets``.
+        has_regularizers: Whether the objective has nonsmooth terms beside its smooth part.
+    """
+
+    n: int
+    n_equality: int
+    n_inequality: int
+    problem_class: ProblemClass
+    convex: bool | None
+    template: QuadraticProgram
+    smooth_objective: bool = False
+    smooth_constraints: bool = False
+    reason: str = ""
+    sets: tuple[str, ...] = ()
+    has_regularizers: bool = False
+
+
+class ParametricProblem(ABC):
+    """minimise f(x, θ) subject to constraints, with θ given by named parameters."""
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """Number of variables of one sample."""
+
+    @property
+    @abstractmethod
+    def params(self) -> Mapping[str, Param]:
+        """The parameters by name."""
+
+    @property
+    @abstractmethod
+    def constants(self) -> Mapping[str, Tensor]:
+        """Constant tensors by name; a layer keeps them as buffers and passes them to ``bind``."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Modules whose parameters the problem uses; a layer registers them as submodules."""
+        return {}
+
+    @property
+    @abstractmethod
+    def structure(self) -> ProgramStructure:
+        """The structure; computed once."""
+
+    @abstractmethod
+    def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
+        """Bind values to parameters and constants.
+
+        Args:
+            values: One tensor for each name of ``params`` and ``constants`` (and ``module.name``
+                for module parameters); a param may have a leading batch dimension of size ``batch``.
+            batch: B.
+        """
+
+    def order_duals(self, duals: Duals) -> Duals:
+        """Return duals with rows in the order of the user's definition."""
+        return duals

@@ -1,0 +1,236 @@
+"""SmoothProgram: a problem with its parameters bound, as rules, certificates and solvers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .functions import BatchedFunction
+from .linalg import matvec, rmatvec, to_dense
+from .quadratic_data import QuadraticData
+from .solution import Duals
+
+if TYPE_CHECKING:
+    from .atoms import Regularizer, SetAtom
+
+
+class SmoothProgram:
+    """minimise f(x)  s.t.  h(x) = 0,  g(x) <= 0,  lower <= x <= upper, for B samples.
+
+    Everything quadratic is in ``data``; what is not is in the three functions. Rows of
+    ``equality`` are [Ax - b; function rows], rows of ``inequality`` are
+    [Gx - h; quadratic rows; function rows]. All tensors may carry gradients of the parameters.
+
+    Attributes:
+        batch: B.
+        data: The quadratic parts; P and q are None where the objective is a function.
+        params: The bound parameter values by name, for solvers that know the problem.
+        sets: The constraint atoms, bound; their rows are part of ``data`` already.
+        regularizers: Nonsmooth terms of the objective, bound; not part of ``objective``.
+    """
+
+    def __init__(
+        self,
+        data: QuadraticData,
+        *,
+        batch: int,
+        params: Mapping[str, Tensor],
+        objective: BatchedFunction | None = None,
+        equality: BatchedFunction | None = None,
+        inequality: BatchedFunction | None = None,
+        function_rows: tuple[int, int] = (0, 0),
+        sets: tuple[SetAtom, ...] = (),
+        regularizers: tuple[Regularizer, ...] = (),
+    ) -> None:
+        self.data = data
+        self.batch = batch
+        self.params = params
+        self.sets = sets
+        self.regularizers = regularizers
+        self._objective = objective
+        self._equality = equality
+        self._inequality = inequality
+        self._function_rows = function_rows
+
+    @property
+    def n(self) -> int:
+        return self.data.n
+
+    @property
+    def n_equality(self) -> int:
+        return self.data.n_equality + self._function_rows[0]
+
+    @property
+    def n_inequality(self) -> int:
+        return self.data.n_linear + self.data.n_quadratic + self._function_rows[1]
+
+    @property
+    def lower(self) -> Tensor | None:
+        """Lower bounds, (n,) or (B, n), -inf where absent; None if there are none."""
+        return self.data.lower
+
+    @property
+    def upper(self) -> Tensor | None:
+        """Upper bounds, likewise with +inf."""
+        return self.data.upper
+
+    @property
+    def quadratic(self) -> QuadraticData | None:
+        """The data if they are the whole problem, else None."""
+        functions = (self._objective, self._equality, self._inequality)
+        whole = all(f is None for f in functions) and not self.regularizers
+        return self.data if whole else None
+
+    @property
+    def quadratic_objective(self) -> bool:
+        """Whether the smooth objective is ½xᵀPx + qᵀx."""
+        return self._objective is None
+
+    def _like(self) -> Tensor:
+        for _, value in self.data.items():
+            return value if isinstance(value, Tensor) else value.values
+        return next(iter(self.params.values()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like().dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._like().device
+
+    def objective(self, x: Tensor) -> Tensor:
+        """Return the smooth part of f. Shapes (B, n) -> (B,)."""
+        if self._objective is not None:
+            return self._objective.value(x)
+        return self.data.objective(x)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return ∇f. Shapes (B, n) -> (B, n)."""
+        if self._objective is not None:
+            return self._objective.jacobian(x)
+        return self.data.gradient(x)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Return ∇²f. Shape (n, n) where shared by the batch, else (B, n, n)."""
+        if self._objective is not None:
+            return self._objective.hessian(x)
+        if self.data.P is None:
+            return x.new_zeros(self.n, self.n)
+        return to_dense(self.data.P)
+
+    def hessian_product(self, x: Tensor, tangent: Tensor) -> Tensor:
+        """Return ∇²f·t. Shapes (B, n), (B, n) -> (B, n)."""
+        if self._objective is not None:
+            return self._objective.hessian_product(x, tangent)
+        return torch.zeros_like(x) if self.data.P is None else matvec(self.data.P, tangent)
+
+    def equality(self, x: Tensor) -> Tensor:
+        """Return h(x). Shapes (B, n) -> (B, p)."""
+        rows = []
+        if self.data.A is not None and self.data.b is not None:
+            rows.append(matvec(self.data.A, x) - self.data.b)
+        if self._equality is not None:
+            rows.append(self._equality.value(x))
+        return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
+
+    def inequality(self, x: Tensor) -> Tensor:
+        """Return g(x); -inf where a row of h is +inf. Shapes (B, n) -> (B, m)."""
+        rows = []
+        if self.data.G is not None and self.data.h is not None:
+            rows.append(matvec(self.data.G, x) - self.data.h)
+        if self.data.n_quadratic:
+            rows.append(self.data.quadratic_rows(x))
+        if self._inequality is not None:
+            rows.append(self._inequality.value(x))
+        return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
+
+    def equality_jacobian(self, x: Tensor) -> Tensor:
+        """Return ∂h/∂x, dense: (p, n) where shared by the batch, else (B, p, n)."""
+        blocks = []
+        if self.data.A is not None:
+            blocks.append(to_dense(self.data.A))
+        if self._equality is not None:
+            blocks.append(self._equality.jacobian(x))
+        return _stack_rows(blocks, x)
+
+    def inequality_jacobian(self, x: Tensor) -> Tensor:
+        """Return ∂g/∂x, dense: (m, n) where shared by the batch, else (B, m, n)."""
+        blocks = []
+        if self.data.G is not None:
+            blocks.append(to_dense(self.data.G))
+        if self.data.n_quadratic:
+            blocks.append(self.data.quadratic_jacobian(x))
+        if self._inequality is not None:
+            blocks.append(self._inequality.jacobian(x))
+        return _stack_rows(blocks, x)
+
+    def lagrangian_gradient(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return ∇f + Jₕᵀν + J_gᵀμ - λ_lower + λ_upper. Shapes (B, n) -> (B, n)."""
+        value = self.gradient(x)
+        if self.n_equality:
+            value = value + self._pull_equality(x, duals.equality)
+        if self.n_inequality:
+            value = value + self._pull_inequality(x, duals.inequality)
+        if self.lower is not None:
+            value = value - duals.lower
+        if self.upper is not None:
+            value = value + duals.upper
+        return value
+
+    def _pull_equality(self, x: Tensor, weights: Tensor) -> Tensor:
+        if self._equality is None and self.data.A is not None:
+            return rmatvec(self.data.A, weights)
+        return rmatvec(self.equality_jacobian(x), weights)
+
+    def _pull_inequality(self, x: Tensor, weights: Tensor) -> Tensor:
+        if self._inequality is None and self.data.G is not None and not self.data.n_quadratic:
+            return rmatvec(self.data.G, weights)
+        return rmatvec(self.inequality_jacobian(x), weights)
+
+    def lagrangian_hessian(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return ∇²L in x: (n, n) where shared by the batch, else (B, n, n)."""
+        value = self.hessian(x)
+        linear, quadratic = self.data.n_linear, self.data.n_quadratic
+        if quadratic and self.data.quadratic_P is not None:
+            pattern = "bk,kij->bij" if self.data.quadratic_P.ndim == 3 else "bk,bkij->bij"
+            weights = duals.inequality[:, linear : linear + quadratic]
+            value = value + torch.einsum(pattern, weights, self.data.quadratic_P)
+        if self._inequality is not None:
+            weights = duals.inequality[:, linear + quadratic :]
+            value = value + self._inequality.weighted_hessian(x, weights)
+        if self._equality is not None:
+            weights = duals.equality[:, self.data.n_equality :]
+            value = value + self._equality.weighted_hessian(x, weights)
+        return value
+
+    @property
+    def hessian_is_constant(self) -> bool:
+        """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
+        return self.quadratic is not None and not self.data.n_quadratic
+
+    def pad_duals(self, duals: Duals | None) -> Duals:
+        """Return zero duals of this program's shapes if none are given."""
+        if duals is not None:
+            return duals
+        zeros = [
+            torch.zeros(self.batch, k, dtype=self.dtype, device=self.device)
+            for k in (self.n_equality, self.n_inequality, self.n, self.n)
+        ]
+        return Duals(*zeros)
+
+
+def _stack_rows(blocks: list[Tensor], x: Tensor) -> Tensor:
+    if not blocks:
+        return x.new_zeros(0, x.shape[-1])
+    if len(blocks) == 1:
+        return blocks[0]
+    if all(block.ndim == 2 for block in blocks):
+        return torch.cat(blocks, dim=-2)
+    batch = x.shape[0]
+    return torch.cat(
+        [b if b.ndim == 3 else b.unsqueeze(0).expand(batch, -1, -1) for b in blocks], dim=-2
+    )
