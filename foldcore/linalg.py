@@ -59,6 +59,51 @@ def solve_square(matrix: Tensor, right: Tensor) -> Tensor:
     return solution.squeeze(-1)
 
 
+def solve_checked(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve M y = r per sample and tell which samples are singular to working precision.
+
+    A second, fixed right-hand side w rides along in the same factorisation: ‖M‖·‖M⁻¹w‖/‖w‖ is a lower
+    bound of the condition number that a singular matrix drives to 1/eps. Singular samples get
+    zeros without gradient.
+
+    Args:
+        matrix: (N, N) or (B, N, N).
+        right: (B, N).
+
+    Returns:
+        y, (B, N), and the singular samples, (B,) bool.
+    """
+    probe = torch.linspace(0.5, 1.5, matrix.shape[-1], dtype=right.dtype, device=right.device)
+    probe = probe * (1 - 2 * (torch.arange(matrix.shape[-1], device=right.device) % 2))
+    with torch.no_grad():
+        size = matrix.detach().abs().sum(-1).amax(-1) if matrix.shape[-1] else right.new_zeros(())
+    solution, probed = _solve_two(matrix, right, probe)
+    with torch.no_grad():
+        condition = size * probed.abs().amax(-1) if matrix.shape[-1] else right.new_zeros(len(right))
+        finite = torch.isfinite(solution).all(-1) & torch.isfinite(probed).all(-1)
+        singular = ~finite | ~(condition < 0.01 / torch.finfo(right.dtype).eps)
+    if bool(singular.any()):
+        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        mended = torch.where(singular[:, None, None], identity, matrix)
+        zeroed = torch.where(singular[:, None], torch.zeros_like(right), right)
+        solution, _ = _solve_two(mended, zeroed, probe)
+    return solution, singular
+
+
+def _solve_two(matrix: Tensor, right: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+    batch = right.shape[0]
+    if matrix.ndim == 2:
+        both = torch.cat([right.mT, probe.unsqueeze(-1)], dim=-1)
+        solved, _ = torch.linalg.solve_ex(matrix, both)
+        return solved[:, :batch].mT, solved[:, batch:].mT.detach().expand(batch, -1)
+    both = torch.stack([right, probe.expand_as(right)], dim=-1)
+    if _batched_lu_may_hang(matrix):
+        solved = torch.stack([torch.linalg.solve_ex(matrix[i], both[i])[0] for i in range(batch)])
+    else:
+        solved, _ = torch.linalg.solve_ex(matrix, both)
+    return solved[..., 0], solved[..., 1].detach()
+
+
 def _batched_lu_may_hang(matrix: Tensor) -> bool:
     return (
         matrix.device.type == "cpu"

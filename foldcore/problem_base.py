@@ -52,6 +52,7 @@ class ProgramStructure:
         smooth_constraints: Whether some constraints are functions that were not recognised.
         reason: Why parts were not recognised; empty if all were.
         sets: Class names of the constraint atoms, in order; see ``SmoothProgram.sets``.
+        only_set: Whether the constraints are exactly one atom, so that its projection is theirs.
         has_regularizers: Whether the objective has nonsmooth terms beside its smooth part.
     """
 
@@ -65,6 +66,7 @@ class ProgramStructure:
     smooth_constraints: bool = False
     reason: str = ""
     sets: tuple[str, ...] = ()
+    only_set: bool = False
     has_regularizers: bool = False
 
 
@@ -105,6 +107,17 @@ class ParametricProblem(ABC):
                 for module parameters); a param may have a leading batch dimension of size ``batch``.
             batch: B.
         """
+
+    @property
+    def lowered_structure(self) -> ProgramStructure:
+        """The structure of the problem without regularizers; see ``SmoothProgram.lowered``."""
+        return self.structure
+
+    def may_be_infinite(self, name: str) -> bool:
+        """Whether a parameter is a bound, in which ±inf means absent."""
+        template = self.structure.template
+        bounds = ("h", "lower", "upper", "quadratic_r")
+        return any(template.varying.get(field) == name for field in bounds)
 
     def order_duals(self, duals: Duals) -> Duals:
         """Return duals with rows in the order of the user's definition."""

@@ -15,6 +15,7 @@ from .solution import Duals
 
 if TYPE_CHECKING:
     from .atoms import Regularizer, SetAtom
+    from .problem_base import ProgramStructure
 
 
 class SmoothProgram:
@@ -26,6 +27,7 @@ class SmoothProgram:
 
     Attributes:
         batch: B.
+        structure: What is known of the problem without values.
         data: The quadratic parts; P and q are None where the objective is a function.
         params: The bound parameter values by name, for solvers that know the problem.
         sets: The constraint atoms, bound; their rows are part of ``data`` already.
@@ -37,6 +39,7 @@ class SmoothProgram:
         data: QuadraticData,
         *,
         batch: int,
+        structure: ProgramStructure,
         params: Mapping[str, Tensor],
         objective: BatchedFunction | None = None,
         equality: BatchedFunction | None = None,
@@ -47,6 +50,7 @@ class SmoothProgram:
     ) -> None:
         self.data = data
         self.batch = batch
+        self.structure = structure
         self.params = params
         self.sets = sets
         self.regularizers = regularizers
@@ -211,6 +215,14 @@ class SmoothProgram:
     def hessian_is_constant(self) -> bool:
         """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
         return self.quadratic is not None and not self.data.n_quadratic
+
+    def lowered(self) -> SmoothProgram:
+        """Return the program without regularizers, in variables (x, auxiliary variables)."""
+        return self
+
+    def complete(self, x: Tensor) -> Tensor:
+        """Return x with the auxiliary variables of a lowered program appended, where missing."""
+        return x
 
     def pad_duals(self, duals: Duals | None) -> Duals:
         """Return zero duals of this program's shapes if none are given."""

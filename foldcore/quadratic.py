@@ -198,7 +198,9 @@ class QuadraticProgram(ParametricProblem):
 
     def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
         params = {name: values[name] for name in self.params}
-        return SmoothProgram(self.bind_data(values), batch=batch, params=params)
+        return SmoothProgram(
+            self.bind_data(values), batch=batch, structure=self.structure, params=params
+        )
 
     def bind_data(self, values: Mapping[str, Tensor]) -> QuadraticData:
         """Return the data with every Param and constant replaced by its value."""

@@ -107,12 +107,14 @@ class AdjointSolver(ABC):
         api_version: The version of these interfaces the plugin was written for. Every plugin
             states it itself; the registry refuses others.
         config_class: The pydantic model of its options.
+        config: The options it was built from.
         rank: Preference when the user names no adjoint solver; the usable one of highest rank
             is taken. 0 means never by default.
     """
 
     api_version: ClassVar[int]
     config_class: ClassVar[type[PluginConfig]]
+    config: PluginConfig
     rank: ClassVar[float] = 0.0
 
     @abstractmethod

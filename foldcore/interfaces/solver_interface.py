@@ -111,6 +111,7 @@ class Solver(ABC):
 
     api_version: ClassVar[int]
     config_class: ClassVar[type[PluginConfig]]
+    config: PluginConfig
     capabilities: ClassVar[Capabilities]
 
     @abstractmethod

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from ..plugin_config import PluginConfig
@@ -86,6 +85,13 @@ class BoundRule(ABC):
         """The step size that scales the residual: a number or (B,). 1 for rules without one."""
         return 1.0
 
+    def failed(self) -> Tensor | None:
+        """Return the samples whose last step could not be evaluated, (B,) bool, or None for none.
+
+        Their rows hold finite placeholders without gradient, so that other samples are unharmed.
+        """
+        return None
+
     def inner_reports(self) -> Mapping[str, Solution]:
         """Return the latest reports of the inner folds by the rule's name for them."""
         return {}
@@ -102,6 +108,7 @@ class UpdateRule(ABC):
 
     api_version: ClassVar[int]
     config_class: ClassVar[type[PluginConfig]]
+    config: PluginConfig
 
     @abstractmethod
     def __init__(self, config: PluginConfig) -> None:
@@ -116,6 +123,10 @@ class UpdateRule(ABC):
     def rank(cls, structure: ProgramStructure) -> float:
         """Return a preference for this structure when the user names no rule; 0 means never."""
         return 0.0
+
+    def converges(self, structure: ProgramStructure) -> bool:
+        """Return whether iterating from ``initial`` finds a solution, so that ``iterate`` may run it."""
+        return False
 
     @abstractmethod
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
@@ -134,9 +145,3 @@ class UpdateRule(ABC):
                 parameter needs a gradient.
             inner: One fold per entry of :meth:`inner_problems`.
         """
-
-
-def as_constant(value: Tensor) -> Tensor:
-    """Detach a step size or another constant of the iteration from autograd."""
-    with torch.no_grad():
-        return value.detach().clone()

@@ -1,0 +1,61 @@
+# One environment for everything, built from constraints.txt. `make help` lists the commands.
+# Only relative paths: the checkout may lie in a folder whose name contains spaces.
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2
+
+# Plugins and contrib packages are found by folder; nothing here names one.
+PROJECTS := . $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml contrib/*/pyproject.toml)))
+PACKAGES := foldcore $(filter-out %/tests %/examples,$(patsubst %/__init__.py,%,$(sort \
+	$(wildcard $(foreach project,$(filter-out .,$(PROJECTS)),$(project)/*/__init__.py)))))
+TESTS := tests $(wildcard $(addsuffix /tests,$(filter-out .,$(PROJECTS))))
+
+# The environment is rebuilt when a version, a dependency, a package or the checkout's place changes.
+FINGERPRINT := $(shell { pwd; echo $(PROJECTS); cat constraints.txt $(addsuffix /pyproject.toml,$(PROJECTS)); } \
+	| cksum | tr -s ' ' -)
+VENV := .venv
+READY := $(VENV)/ready-$(FINGERPRINT)
+BIN := $(VENV)/bin
+
+# Two test processes with two threads each would fight over the cores.
+test docs-test: export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help test demo lint types docs-test format clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+test: lint types $(READY) ## Lint, type-check and run every test of the core, the plugins and contrib
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+demo: $(READY) ## Train a small network through a folded layer; results go to demo-output/
+	$(BIN)/python -m foldcore_digits
+
+lint: $(READY) ## ruff (check and format) and import-linter
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY) ## mypy --strict on the core and every package
+	$(BIN)/python -m mypy $(PACKAGES)
+
+docs-test: $(READY) ## Run every Python block of the README files and docs/
+	$(BIN)/python -m pytest tests/test_docs_snippets.py
+
+format: $(READY) ## Rewrite the sources as ruff wants them
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean: ## Remove the environment, caches and demo output
+	rm -rf $(VENV) .tox demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf *.egg-info plugins/*/*.egg-info contrib/*/*.egg-info
+	find foldcore plugins contrib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY):
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[dev]' $(addprefix -e ./,$(filter-out .,$(PROJECTS)))
+	touch $@

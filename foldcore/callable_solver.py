@@ -1,0 +1,84 @@
+"""Any callable as a solver: program -> (B, n) tensor or Solution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+from .interfaces import API_VERSION
+from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
+from .plugin_config import PluginConfig
+from .portable import PortableFunction
+from .problem_base import ProblemClass, ProgramStructure
+from .program import SmoothProgram
+from .solution import Solution, Status
+
+SolveFunction = Callable[[SmoothProgram], Tensor | Solution]
+
+
+class CallableConfig(PluginConfig):
+    """A callable has no options."""
+
+
+class CallableSolver(Solver):
+    """Adapter that lets a function solve: it gets the bound program, detached.
+
+    The function returns the primal (B, n), with NaN rows for samples it could not solve, or a
+    :class:`Solution`.
+    """
+
+    api_version = API_VERSION
+    config_class = CallableConfig
+    capabilities = Capabilities(problem_classes=frozenset(ProblemClass), native_batch=True)
+
+    def __init__(self, function: SolveFunction) -> None:
+        self._function = PortableFunction(function)
+        self.config = CallableConfig()
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def open(self, structure: ProgramStructure) -> Session:
+        return _CallableSession(self._function, self.name)
+
+
+class _CallableSession(Session):
+    def __init__(self, function: PortableFunction, name: str) -> None:
+        self._function, self._name = function, name
+
+    def solve(
+        self,
+        program: SmoothProgram,
+        *,
+        changed: frozenset[str],
+        warm_start: Solution | None = None,
+        iteration: IterationMap | None = None,
+    ) -> Solution:
+        answer = self._function(program)
+        if isinstance(answer, Solution):
+            return answer
+        if not isinstance(answer, Tensor):
+            raise ConfigError(
+                f"solver: the callable {self._name!r} returned {type(answer).__name__}; "
+                f"expected a tensor of shape ({program.batch}, {program.n}) or a Solution."
+            )
+        if answer.shape != (program.batch, program.n):
+            raise ConfigError(
+                f"solver: the callable {self._name!r} returned shape {tuple(answer.shape)}; "
+                f"expected ({program.batch}, {program.n}): one row per sample."
+            )
+        finite = torch.isfinite(answer).all(-1).tolist()
+        status = tuple(Status.OPTIMAL if ok else Status.NUMERICAL for ok in finite)
+        return Solution(primal=answer.to(program.dtype), status=status)
+
+
+def solver(function: SolveFunction) -> CallableSolver:
+    """Turn a function into a solver; usable as a decorator.
+
+    Args:
+        function: Takes a :class:`SmoothProgram` of B samples (``program.quadratic`` holds its
+            matrices, ``program.params`` the parameters by name) and returns a (B, n) tensor or
+            a :class:`Solution`.
+    """
+    return CallableSolver(function)

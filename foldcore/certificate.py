@@ -1,0 +1,112 @@
+"""Certificate (a): the scaled KKT residual of a point, from the problem's data alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .duals import recover_duals
+from .program import SmoothProgram
+from .solution import Duals, KKTReport
+
+
+def kkt_report(
+    program: SmoothProgram, x: Tensor, duals: Duals | None = None
+) -> tuple[KKTReport, Duals]:
+    """Measure how far x is from a KKT point, per sample, without gradient.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), conditions (12.34), with complementarity as
+    min(slack, multiplier), which unlike the product needs no common scale.
+
+    Args:
+        program: The bound problem, without regularizers (lowered).
+        x: Shape (B, n).
+        duals: The solver's multipliers; recovered from x where None.
+
+    Returns:
+        The report and the duals it used.
+    """
+    with torch.no_grad():
+        if any(not atom.has_rows for atom in program.sets):
+            return _projection_report(program, x)
+        unique = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+        if duals is None:
+            recovered = recover_duals(program, x)
+            duals, unique = recovered.duals, recovered.unique
+        return _report(program, x, duals, unique), duals
+
+
+def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> KKTReport:
+    gradient = program.gradient(x)
+    lagrangian = program.lagrangian_gradient(x, duals)
+    dual_size = 1 + _largest(gradient).maximum(
+        _largest(duals.lower).maximum(_largest(duals.upper)).maximum(_largest(gradient - lagrangian))
+    )
+    equality, inequality = program.equality(x), program.inequality(x)
+    primal_size = 1 + _largest(x)
+    slacks, multipliers = _inequality_pairs(program, x, duals, inequality)
+    violation = _largest((-slacks).clamp(min=0)).maximum(_largest(equality))
+    complementarity = torch.minimum(
+        slacks.clamp(min=0) / primal_size[:, None], multipliers.clamp(min=0) / dual_size[:, None]
+    )
+    strictness = torch.maximum(slacks / primal_size[:, None], multipliers / dual_size[:, None])
+    return KKTReport(
+        stationarity=_largest(lagrangian) / dual_size,
+        primal=violation / primal_size,
+        dual=_largest((-multipliers).clamp(min=0)) / dual_size,
+        complementarity=_largest(complementarity),
+        margin=(
+            strictness.amin(-1)
+            if strictness.shape[-1]
+            else torch.full_like(primal_size, float("inf"))
+        ),
+        unique_duals=unique,
+    )
+
+
+def _inequality_pairs(
+    program: SmoothProgram, x: Tensor, duals: Duals, inequality: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the slacks and multipliers of all inequalities and bounds, (B, m + up to 2n) each.
+
+    A variable whose bounds coincide is an equality: its slack of 0 says nothing about strict
+    complementarity, so the pair is reported as strictly active.
+    """
+    slacks, multipliers = [-inequality], [duals.inequality]
+    lower, upper = program.lower, program.upper
+    pinned = None
+    if lower is not None and upper is not None:
+        pinned = (lower == upper).expand_as(x)
+    for bound, gap, multiplier in (
+        (lower, None if lower is None else x - lower, duals.lower),
+        (upper, None if upper is None else upper - x, duals.upper),
+    ):
+        if bound is None or gap is None:
+            continue
+        if pinned is not None:
+            multiplier = torch.where(pinned, torch.full_like(multiplier, float("inf")), multiplier)
+        slacks.append(gap)
+        multipliers.append(multiplier)
+    return torch.cat(slacks, -1), torch.cat(multipliers, -1)
+
+
+def _projection_report(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
+    """Certificate for sets that have a projection but no rows: the natural map x - P(x - ∇f)."""
+    (atom,) = program.sets
+    gradient = program.gradient(x)
+    size = 1 + _largest(gradient)
+    zero = torch.zeros_like(size)
+    report = KKTReport(
+        stationarity=_largest(x - atom.project(x - gradient)) / size,
+        primal=_largest(x - atom.project(x)) / (1 + _largest(x)),
+        dual=zero,
+        complementarity=zero,
+        margin=torch.full_like(size, float("nan")),
+        unique_duals=torch.ones_like(size, dtype=torch.bool),
+    )
+    return report, program.pad_duals(None)
+
+
+def _largest(value: Tensor) -> Tensor:
+    """Return the largest magnitude per sample; 0 for no entries. Shapes (B, k) -> (B,)."""
+    return value.abs().amax(-1) if value.shape[-1] else value.new_zeros(value.shape[0])

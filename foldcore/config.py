@@ -1,0 +1,107 @@
+"""The configuration of a layer: frozen pydantic models, recursive through the rules' inner folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Policy = Literal["raise", "warn", "ignore"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class PluginReference(_Model):
+    """Which plugin and with which options: ``"osqp"``, ``{kind: osqp, rtol: 1e-9}`` or an object."""
+
+    kind: str | None = Field(None, description="Registered name, or dist:name where two clash.")
+    options: Mapping[str, Any] = Field(
+        default_factory=dict, description="The plugin's own options; checked against its config."
+    )
+    instance: Any = Field(
+        None, description="A plugin object, a plugin class, or (solvers) a bare callable."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if isinstance(value, Mapping):
+            if set(value) <= {"kind", "options", "instance"} and (
+                "options" in value or "instance" in value
+            ):
+                return value
+            if not isinstance(value.get("kind"), str):
+                raise ValueError("a mapping needs the entry 'kind' with the plugin's name")
+            return {
+                "kind": value["kind"],
+                "options": {name: option for name, option in value.items() if name != "kind"},
+            }
+        return {"instance": value}
+
+
+class FixedPointConfig(_Model):
+    """Certificate (b): the update rule's own residual at the returned point."""
+
+    atol: float = Field(
+        1e-6,
+        gt=0,
+        description="Largest ‖U(z) - z‖∞ / step, relative to 1 + ‖z‖∞ (dimensionless). "
+        "Floored at 1e4 machine epsilons of the dtype.",
+    )
+    polish: int = Field(
+        0, ge=0, description="Steps of the rule run from the solver's answer (count)."
+    )
+    on_violation: Policy = Field("warn", description="What to do where atol is exceeded.")
+
+
+class KKTConfig(_Model):
+    """Certificate (a): the scaled KKT residual of the returned point."""
+
+    atol: float = Field(
+        1e-5,
+        gt=0,
+        description="Largest scaled KKT residual (dimensionless). "
+        "Floored at 1e4 machine epsilons of the dtype.",
+    )
+    reject_above: float = Field(
+        1e-2, gt=0, description="A sample above this counts as failed, whatever its solver claims."
+    )
+    on_violation: Policy = Field(
+        "warn", description="What to do between atol and reject_above."
+    )
+
+
+class FoldConfig(_Model):
+    """Configuration of one fold. A rule's option for an inner problem is again a FoldConfig."""
+
+    problem: Any = Field(
+        None, description="A problem object or 'package.module:attribute'. Not set in inner folds."
+    )
+    solver: PluginReference | None = Field(
+        None, description="The forward black box; chosen by class and size where None."
+    )
+    rule: PluginReference | None = Field(
+        None, description="The update rule; chosen where None, none if the solver is differentiable."
+    )
+    adjoint: PluginReference | None = Field(
+        None, description="The adjoint solver; chosen where None."
+    )
+    fixed_point: FixedPointConfig = Field(
+        default_factory=FixedPointConfig, description="Certificate of the update rule."
+    )
+    kkt: KKTConfig = Field(
+        default_factory=KKTConfig, description="Certificate from the problem's data."
+    )
+    on_failure: Literal["raise", "mask"] = Field(
+        "raise", description="A failed sample raises, or becomes NaN with zero gradient."
+    )
+    on_adjoint_failure: Literal["raise", "warn", "mask"] = Field(
+        "raise",
+        description="An adjoint that did not converge raises, is returned with a warning, "
+        "or gives that sample a zero gradient with a warning.",
+    )

@@ -1,0 +1,101 @@
+"""iterate: run the update rule's own iteration to convergence, batched, in torch."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..interfaces import API_VERSION
+from ..interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
+from ..plugin_config import IterativeConfig
+from ..problem_base import ProblemClass, ProgramStructure
+from ..program import SmoothProgram
+from ..solution import Solution, Status
+
+
+class IterateConfig(IterativeConfig):
+    """Options of ``iterate``."""
+
+    rtol: float = Field(
+        1e-10, ge=0, description="Largest rule residual relative to ‖z‖∞ (dimensionless); "
+        "floored at 100 machine epsilons of the dtype."
+    )  # fmt: skip
+    atol: float = Field(1e-10, ge=0, description="Largest rule residual, in units of z / step.")
+    max_iter: int = Field(20000, ge=1, description="Largest number of update steps (count).")
+
+
+class IterateSolver(Solver):
+    """The solver that needs nothing else: z <- U(z) until the rule's residual is small."""
+
+    api_version = API_VERSION
+    config_class = IterateConfig
+    capabilities = Capabilities(
+        problem_classes=frozenset(ProblemClass),
+        duals=True,
+        native_batch=True,
+        gpu=True,
+        warm_start=True,
+        needs_rule=True,
+    )
+
+    def __init__(self, config: IterateConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def rank(cls, structure: ProgramStructure) -> float:
+        return 1.0
+
+    def open(self, structure: ProgramStructure) -> Session:
+        return _IterateSession(self.config)
+
+
+class _IterateSession(Session):
+    def __init__(self, config: IterateConfig) -> None:
+        self._config = config
+
+    def solve(
+        self,
+        program: SmoothProgram,
+        *,
+        changed: frozenset[str],
+        warm_start: Solution | None = None,
+        iteration: IterationMap | None = None,
+    ) -> Solution:
+        if iteration is None:
+            raise TypeError("iterate: called without an iteration; it declares needs_rule.")
+        with torch.no_grad():
+            start = None if warm_start is None else warm_start.primal
+            state, done, count = self._run(iteration, iteration.start(start))
+            primal = iteration.primal(state)
+            duals = iteration.duals(state)
+        finite = torch.isfinite(state).all(-1)
+        return Solution(
+            primal=primal,
+            duals=duals,
+            status=tuple(
+                Status.NUMERICAL if not ok else Status.OPTIMAL if met else Status.ITERATION_LIMIT
+                for ok, met in zip(finite.tolist(), done.tolist(), strict=True)
+            ),
+            iterations=tuple(count.tolist()),
+        )
+
+    def _run(self, iteration: IterationMap, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        floor = 100 * torch.finfo(state.dtype).eps
+        rtol, atol = max(self._config.rtol, floor), max(self._config.atol, floor)
+        done = torch.zeros(state.shape[0], dtype=torch.bool, device=state.device)
+        dead = done.clone()
+        count = torch.zeros(state.shape[0], dtype=torch.int64, device=state.device)
+        for _ in range(self._config.max_iter):
+            updated = iteration.step(state)
+            residual = iteration.residual(state, updated)
+            size = state.abs().amax(-1) if state.shape[-1] else residual * 0
+            active = ~(done | dead)
+            count += active
+            # Frozen samples keep their state: none depends on how long its neighbours run.
+            state = torch.where(active[:, None], updated, state)
+            done = done | (active & (residual <= atol + rtol * size))
+            dead = dead | ~torch.isfinite(residual)
+            if bool((done | dead).all()):
+                break
+        return state, done, count

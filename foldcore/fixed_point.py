@@ -1,0 +1,91 @@
+"""The one autograd node: the implicit function theorem at a fixed point, and nothing else.
+
+At z* = U(z*, θ) with Φ = ∂U/∂z and Ψ = ∂U/∂θ, a cotangent g of z* becomes Ψᵀv with
+(I - Φᵀ) v = g (Kotary, Dinh, Fioretto, equations (26) and (27)). The node takes one evaluated step
+of U, which autograd has recorded down to θ, and hands v to it: autograd itself applies Ψᵀ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .errors import UnsupportedError
+from .interfaces.adjoint_solver import FixedPointOperator
+
+
+class RecordedStep(FixedPointOperator):
+    """Φ at a fixed point from one recorded step: products by autograd through its graph.
+
+    Args:
+        state: z*, a leaf that requires grad. Shape (B, s).
+        updated: U(z*), recorded from ``state``. Shape (B, s).
+    """
+
+    def __init__(self, state: Tensor, updated: Tensor) -> None:
+        self._state, self._updated = state, updated
+        self.batch, self.size = state.shape
+        self.dtype, self.device = state.dtype, state.device
+        self.zero = not updated.requires_grad
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        if self.zero:
+            return torch.zeros_like(cotangent)
+        (product,) = torch.autograd.grad(
+            self._updated, self._state, cotangent, retain_graph=True, allow_unused=True
+        )
+        return torch.zeros_like(cotangent) if product is None else product
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        # Φt is the derivative of u -> <Φᵀu, t>, which is linear in u.
+        if self.zero:
+            return torch.zeros_like(tangent)
+        probe = torch.zeros_like(tangent, requires_grad=True)
+        (pulled,) = torch.autograd.grad(
+            self._updated, self._state, probe, create_graph=True, allow_unused=True
+        )
+        if pulled is None:
+            return torch.zeros_like(tangent)
+        if not pulled.requires_grad:
+            raise UnsupportedError(
+                "jvp: a part of this update rule (an inner solver or fold) can be differentiated "
+                "only once; use an adjoint solver that needs vjp alone."
+            )
+        (product,) = torch.autograd.grad(pulled, probe, tangent, retain_graph=True)
+        return product
+
+
+class _FixedPoint(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, updated: Tensor, state: Tensor, adjoint: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.adjoint = adjoint
+        return state.clone()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.adjoint(cotangent), None, None
+
+
+def attach_fixed_point(
+    updated: Tensor, state: Tensor, adjoint: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return the value of ``state`` with the gradient of the fixed point.
+
+    Invariant: the gradient of the result with respect to θ is Ψᵀ·adjoint(g), where Ψ belongs to the
+    one step that ``updated`` records.
+
+    Args:
+        updated: U(z*, θ) with its graph. Shape (B, s).
+        state: z*. Shape (B, s).
+        adjoint: g -> v, both (B, s). It may hold references to ``updated``: nothing downstream of
+            the node is referenced, so no cycle arises.
+    """
+    result: Tensor = _FixedPoint.apply(updated, state.detach(), adjoint)
+    return result

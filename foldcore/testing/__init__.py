@@ -1,0 +1,1 @@
+"""Public test tools: what authors of plugins test their own classes with."""

@@ -1,0 +1,118 @@
+"""One GMRES cycle for a batch: Arnoldi, Givens rotations, back substitution, all under a mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foldcore.interfaces.adjoint_solver import FixedPointOperator
+
+
+def run_cycle(
+    operator: FixedPointOperator,
+    residual: Tensor,
+    norm: Tensor,
+    *,
+    active: Tensor,
+    tolerance: Tensor,
+    budget: Tensor,
+    restart: int,
+) -> tuple[Tensor, Tensor]:
+    """Minimise ‖r - (I - Φᵀ) d‖₂ over d in the Krylov space of r.
+
+    Invariant: the arithmetic of one sample is the same, bit for bit, whatever the others of the
+    batch hold and however long they take. A sample that stops gets zero columns from then on, and
+    all sums over columns are taken one column at a time, where adding zeros changes nothing.
+
+    A sample stops when its recursive residual is at most its tolerance, its Krylov space is
+    invariant (happy breakdown), its budget is spent, or a number is not finite; the last column
+    is dropped where it is not finite or where I - Φᵀ is singular on the space.
+
+    Args:
+        operator: Φ.
+        residual: r. Shape (B, s).
+        norm: ‖r‖₂. Shape (B,).
+        active: Samples to work on; the others get d = 0. Shape (B,), bool.
+        tolerance: Shape (B,).
+        budget: Largest number of products per sample, >= 1 for active ones. Shape (B,), int64.
+        restart: Largest number of steps.
+
+    Returns:
+        d (B, s) and the number of products per sample (B,), int64.
+    """
+    batch, size = residual.shape
+    width = min(restart, size)
+    eps = torch.finfo(residual.dtype).eps
+    zero, one = torch.zeros_like(norm), torch.ones_like(norm)
+    nothing = torch.zeros_like(residual)
+
+    basis = residual.new_empty(batch, width + 1, size)
+    basis[:, 0] = torch.where(active.unsqueeze(-1), residual / norm.unsqueeze(-1), nothing)
+    triangle = residual.new_zeros(batch, width, width)
+    right = residual.new_zeros(batch, width)
+    # All rotations so far as one orthogonal matrix: one product instead of j tiny operations.
+    rotations = torch.eye(width + 1, dtype=residual.dtype, device=residual.device)
+    rotations = rotations.repeat(batch, 1, 1)
+    remaining = torch.where(active, norm, zero)
+    steps = torch.zeros_like(budget)
+    running = active
+    taken = 0
+
+    for j in range(width):
+        vector = basis[:, j] - operator.vjp(basis[:, j])
+        steps = steps + running
+        vector = torch.where(running.unsqueeze(-1), vector, nothing)
+        scale = torch.linalg.vector_norm(vector, dim=-1).maximum(one)
+        vector, column = _orthogonalise(vector, basis[:, : j + 1])
+        below = torch.linalg.vector_norm(vector, dim=-1)
+        # What is left of a vector inside the space is rounding error of this size.
+        invariant = below <= 10 * eps * scale
+        below = torch.where(invariant, zero, below)
+
+        column = torch.cat([column, below.unsqueeze(-1)], dim=-1).unsqueeze(-1)
+        column = (rotations[:, : j + 2, : j + 2] @ column).squeeze(-1)
+        radius = torch.hypot(column[:, j], column[:, j + 1])
+        sound = running & radius.isfinite() & (radius > 10 * eps * scale)
+        cos = torch.where(sound, column[:, j] / radius, one)
+        sin = torch.where(sound, column[:, j + 1] / radius, zero)
+        triangle[:, :j, j] = torch.where(sound.unsqueeze(-1), column[:, :j], nothing[:, :1])
+        triangle[:, j, j] = torch.where(sound, radius, one)
+        right[:, j] = torch.where(sound, cos * remaining, zero)
+        remaining = torch.where(sound, -sin * remaining, remaining)
+        _rotate(rotations, j, cos, sin)
+
+        taken = j + 1
+        running = sound & ~invariant & (remaining.abs() > tolerance) & (steps < budget)
+        if taken == width or not bool(running.any()):
+            break
+        basis[:, taken] = torch.where(running.unsqueeze(-1), vector / below.unsqueeze(-1), nothing)
+
+    return _combine(basis, triangle, right, taken), steps
+
+
+def _orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Classical Gram-Schmidt, twice: orthogonal to rounding, in matrix products of the batch."""
+    column = vector.new_zeros(basis.shape[:2])
+    for _ in range(2):
+        part = torch.bmm(basis, vector.unsqueeze(-1))
+        vector = vector - torch.bmm(basis.mT, part).squeeze(-1)
+        column = column + part.squeeze(-1)
+    return vector, column
+
+
+def _rotate(rotations: Tensor, j: int, cos: Tensor, sin: Tensor) -> None:
+    """Rotate rows j and j + 1, in place."""
+    upper, lower = rotations[:, j].clone(), rotations[:, j + 1].clone()
+    cos, sin = cos.unsqueeze(-1), sin.unsqueeze(-1)
+    rotations[:, j] = cos * upper + sin * lower
+    rotations[:, j + 1] = cos * lower - sin * upper
+
+
+def _combine(basis: Tensor, triangle: Tensor, right: Tensor, taken: int) -> Tensor:
+    """Return Σ y_k basis_k with triangle · y = right, by columns."""
+    correction = torch.zeros_like(basis[:, 0])
+    for k in reversed(range(taken)):
+        weight = (right[:, k] / triangle[:, k, k]).unsqueeze(-1)
+        right[:, :k] -= weight * triangle[:, :k, k]
+        correction = correction + weight * basis[:, k]
+    return correction

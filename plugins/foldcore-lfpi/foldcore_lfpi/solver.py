@@ -1,0 +1,79 @@
+"""Linear fixed-point iteration on (I - Φᵀ) v = g: the backward pass of fixed-point unfolding."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foldcore.interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
+from foldcore.plugin_config import PluginConfig
+from foldcore.solution import AdjointSolution
+
+from .anderson import Anderson
+from .config import LFPIConfig
+from .scaling import ScaledSystem
+
+GROWTH_LIMIT = 1e6
+"""A residual this many times the smallest one so far is taken as divergence: ρ(Φ) >= 1."""
+
+
+class LFPIAdjoint(AdjointSolver):
+    """v₀ = g, v_{k+1} = Φᵀ v_k + g, whose error falls as ρ(Φ)^k.
+
+    Invariant: after k iterations without acceleration v_k = Σ_{i<=k} (Φᵀ)^i g. The residual of
+    v_k is v_{k+1} - v_k, so that one iteration costs one product and the iterate returned is one
+    whose residual was measured. Samples are masked, never mixed: one that has converged is
+    frozen, one that diverges or turns non-finite stops with its best iterate and is reported.
+
+    The result carries no graph: derivatives of v are the business of who asked for it.
+
+    Source: equation (25) of the fixed-point folding paper (v₀ = g, not Φᵀ g). Acceleration:
+    see :mod:`foldcore_lfpi.anderson`.
+    """
+
+    api_version: ClassVar[int] = 1
+    config_class: ClassVar[type[PluginConfig]] = LFPIConfig
+    rank: ClassVar[float] = 1.0
+
+    def __init__(self, config: LFPIConfig) -> None:
+        self.config = config
+
+    @torch.no_grad()
+    def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
+        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ.
+
+        A sample counts as converged if ‖g - (I - Φᵀ) v‖₂ <= max(atol, rtol·‖g‖₂), with rtol
+        at least 50 machine epsilons of the dtype.
+        """
+        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
+        start = system.cotangent
+        used = torch.zeros(start.shape[0], dtype=torch.int64, device=start.device)
+        if operator.zero:
+            return system.report(start, torch.zeros_like(system.tolerance), used)
+
+        window = min(self.config.anderson, operator.size)
+        accelerator = Anderson(start, window) if window else None
+        active = system.nonzero
+        iterate, best = start, start
+        smallest = torch.where(active, torch.inf, torch.zeros_like(system.tolerance))
+        for _ in range(self.config.max_iter):
+            if not bool(active.any()):
+                break
+            following = operator.vjp(iterate) + start
+            gap = following - iterate
+            residual = torch.linalg.vector_norm(gap, dim=-1)
+            used = used + active
+            improved = active & (residual < smallest)
+            best = torch.where(improved.unsqueeze(-1), iterate, best)
+            smallest = torch.where(improved, residual, smallest)
+            stray = ~(residual.isfinite() & (residual <= GROWTH_LIMIT * smallest))
+            active = active & (smallest > system.tolerance)
+            if accelerator is not None:
+                following, stray = accelerator.propose(
+                    following, gap, residual, smallest, improved, active, stray
+                )
+            active = active & ~stray
+            iterate = torch.where(active.unsqueeze(-1), following, iterate)
+        return system.report(best, smallest, used)

@@ -1,0 +1,213 @@
+"""Projected gradient descent: U(x) = P_C(x - α ∇f(x)).
+
+Source: Kotary, Dinh, Fioretto, "Backpropagation of Unrolled Solvers with Folded Optimization",
+equation (4); convergence for α < 2/L: Beck, First-Order Methods in Optimization (2017), section 10.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from foldcore import (
+    BoundRule,
+    InnerFold,
+    Param,
+    ParametricProblem,
+    ProgramStructure,
+    QuadraticProgram,
+    SetAtom,
+    SmoothProgram,
+    Solution,
+    Sparse,
+    SparseMatrix,
+    UpdateRule,
+    largest_eigenvalue,
+    recognise_set,
+)
+
+from .config import PGDConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Projection = Callable[["Tensor"], "Tensor"]
+
+_CONSTRAINTS = (
+    "A", "b", "G", "h", "lower", "upper", "quadratic_P", "quadratic_q", "quadratic_r",
+)  # fmt: skip
+
+
+class PGDRule(UpdateRule):
+    """One projected gradient step, with a closed-form projection or an inner fold."""
+
+    api_version = 1
+    config_class = PGDConfig
+
+    def __init__(self, config: PGDConfig) -> None:
+        self.config: PGDConfig = config
+
+    @classmethod
+    def rank(cls, structure: ProgramStructure) -> float:
+        return 5.0 if _closed_form(structure) is not None else 2.0
+
+    def converges(self, structure: ProgramStructure) -> bool:
+        known_step = self.config.step_size is not None or not structure.smooth_objective
+        return known_step and structure.convex is not False
+
+    def unsupported_reason(self, structure: ProgramStructure) -> str | None:
+        if structure.has_regularizers:
+            return "the objective has nonsmooth terms; projected gradient needs a smooth objective"
+        if structure.only_set:
+            return None
+        if structure.smooth_constraints:
+            return f"its constraints are not recognised as linear or quadratic ({structure.reason})"
+        if self.config.projection == "closed_form" and _closed_form(structure) is None:
+            return "its feasible set has no closed-form projection; use projection: inner"
+        return None
+
+    def inner_problems(self, problem: ParametricProblem) -> Mapping[str, ParametricProblem]:
+        closed = _closed_form(problem.structure)
+        if self.config.projection == "inner" or closed is None:
+            return {"inner": _projection_problem(problem.structure.template)}
+        return {}
+
+    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
+        if "inner" in inner:
+            return _BoundPGD(program, self.config, _InnerProjection(program, inner["inner"]))
+        build = _closed_form(program.structure)
+        if build is None:
+            raise TypeError("pgd: bound without an inner fold to a set without closed form.")
+        return _BoundPGD(program, self.config, build(program).prepare())
+
+
+class _BoundPGD(BoundRule):
+    """The state is x itself."""
+
+    def __init__(
+        self,
+        program: SmoothProgram,
+        config: PGDConfig,
+        project: Projection,
+        step_size: Tensor | None = None,
+    ) -> None:
+        self._program, self._config, self._project = program, config, project
+        self._step_size = self._global_step() if step_size is None else step_size
+
+    def _global_step(self) -> Tensor | None:
+        """Return α per sample, (1,) or (B,), where it does not depend on the point."""
+        program = self._program
+        if self._config.step_size is not None:
+            fixed = torch.full((1,), self._config.step_size)
+            return fixed.to(dtype=program.dtype, device=program.device)
+        if not program.quadratic_objective:
+            return None
+        if program.data.P is None:
+            return torch.ones(1, dtype=program.dtype, device=program.device)
+        return _inverse(largest_eigenvalue(program.data.P).reshape(-1))
+
+    @property
+    def step_scale(self) -> Tensor:
+        if self._step_size is None:
+            raise TypeError("pgd: the step size of this objective is local; call at(z) first.")
+        return self._step_size
+
+    def initial(self, primal: Tensor | None = None) -> Tensor:
+        program = self._program
+        if primal is None:
+            primal = torch.zeros(
+                program.batch, program.n, dtype=program.dtype, device=program.device
+            )
+        return self._project(primal)
+
+    def lift(self, solution: Solution) -> Tensor:
+        return solution.primal
+
+    def at(self, state: Tensor) -> BoundRule:
+        if self._step_size is not None:
+            return self
+        step_size = _inverse(_local_curvature(self._program, state))
+        return _BoundPGD(self._program, self._config, self._project, step_size)
+
+    def step(self, state: Tensor) -> Tensor:
+        step_size = self._step_size
+        if step_size is None:
+            step_size = _inverse(_local_curvature(self._program, state))
+        return self._project(state - step_size[:, None] * self._program.gradient(state))
+
+    def primal(self, state: Tensor) -> Tensor:
+        return state
+
+    def inner_reports(self) -> Mapping[str, Solution]:
+        if isinstance(self._project, _InnerProjection) and self._project.report is not None:
+            return {"inner": self._project.report}
+        return {}
+
+
+class _InnerProjection:
+    """Euclidean projection as the QP min ½‖x‖² - yᵀx over the set, solved by a fold."""
+
+    def __init__(self, program: SmoothProgram, fold: InnerFold) -> None:
+        self._fold = fold
+        self._values: dict[str, Tensor] = {}
+        for field in program.structure.template.varying:
+            if field in _CONSTRAINTS:
+                value = getattr(program.data, field)
+                self._values[field] = value.values if isinstance(value, SparseMatrix) else value
+        self.report: Solution | None = None
+
+    def __call__(self, point: Tensor) -> Tensor:
+        self.report = self._fold.solve_inner({"q": -point, **self._values})
+        return self.report.primal
+
+
+def _closed_form(structure: ProgramStructure) -> Callable[[SmoothProgram], SetAtom] | None:
+    if structure.only_set:
+        return lambda program: program.sets[0]
+    if structure.smooth_constraints:
+        return None
+    build = recognise_set(structure.template)
+    if build is None:
+        return None
+    return lambda program: build(program.data)
+
+
+def _projection_problem(template: QuadraticProgram) -> QuadraticProgram:
+    """Return the projection onto a template's feasible set, varying fields named after themselves."""
+    fields: dict[str, Tensor | Param | Sparse] = {}
+    for field in _CONSTRAINTS:
+        value = getattr(template, field)
+        if isinstance(value, Param):
+            value = Param(*value.shape, psd=value.psd, name=field)
+        elif isinstance(value, Sparse) and isinstance(value.values, Param):
+            values = Param(*value.values.shape, name=field)
+            value = Sparse(value.rows, value.cols, value.shape, values)
+        if value is not None:
+            fields[field] = value
+    n = template.n
+    return QuadraticProgram(P=torch.eye(n, dtype=torch.float64), q=Param(n, name="q"), **fields)  # type: ignore[arg-type]
+
+
+def _local_curvature(
+    program: SmoothProgram, point: Tensor, iterations: int = 100, rtol: float = 1e-3
+) -> Tensor:
+    """Return ‖∇²f(x)‖₂ per sample by power iteration on Hessian products. Shape (B,)."""
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(program.n, generator=generator, dtype=torch.float64)
+        vector = start.to(dtype=point.dtype, device=point.device).expand_as(point)
+        norm = point.new_zeros(point.shape[0])
+        for _ in range(iterations):
+            length = vector.norm(dim=-1, keepdim=True)
+            vector = vector / torch.where(length > 0, length, torch.ones_like(length))
+            vector = program.hessian_product(point, vector)
+            previous, norm = norm, vector.norm(dim=-1)
+            if bool(((norm - previous).abs() <= rtol * norm).all()):
+                break
+        return norm
+
+
+def _inverse(curvature: Tensor) -> Tensor:
+    """Return 1/L, and 1 for a sample without curvature."""
+    return torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
