@@ -154,9 +154,7 @@ def _check_names(problem: ParametricProblem) -> None:
         )
 
 
-def _check_rule(
-    rule: UpdateRule, solver: Solver, problem: ParametricProblem, path: str
-) -> None:
+def _check_rule(rule: UpdateRule, solver: Solver, problem: ParametricProblem, path: str) -> None:
     reason = rule.unsupported_reason(problem.structure)
     if reason is not None:
         raise ConfigError(f"{path}: {_name(rule)} cannot serve this problem: {reason}.")
@@ -175,7 +173,9 @@ def _inner_folds(
         given = getattr(rule.config, name)
         inner_config = FoldConfig() if given is None else given
         if inner_config.problem is not None:
-            raise ConfigError(f"{path}.{name}.problem: the rule defines the inner problem; leave it out.")
+            raise ConfigError(
+                f"{path}.{name}.problem: the rule defines the inner problem; leave it out."
+            )
         folds[name] = _build_fold(inner_problem, inner_config, f"{path}.{name}", config)
     return folds
 

@@ -40,7 +40,9 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
     gradient = program.gradient(x)
     lagrangian = program.lagrangian_gradient(x, duals)
     dual_size = 1 + _largest(gradient).maximum(
-        _largest(duals.lower).maximum(_largest(duals.upper)).maximum(_largest(gradient - lagrangian))
+        _largest(duals.lower)
+        .maximum(_largest(duals.upper))
+        .maximum(_largest(gradient - lagrangian))
     )
     equality, inequality = program.equality(x), program.inequality(x)
     primal_size = 1 + _largest(x)

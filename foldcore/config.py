@@ -71,9 +71,7 @@ class KKTConfig(_Model):
     reject_above: float = Field(
         1e-2, gt=0, description="A sample above this counts as failed, whatever its solver claims."
     )
-    on_violation: Policy = Field(
-        "warn", description="What to do between atol and reject_above."
-    )
+    on_violation: Policy = Field("warn", description="What to do between atol and reject_above.")
 
 
 class FoldConfig(_Model):
@@ -86,7 +84,8 @@ class FoldConfig(_Model):
         None, description="The forward black box; chosen by class and size where None."
     )
     rule: PluginReference | None = Field(
-        None, description="The update rule; chosen where None, none if the solver is differentiable."
+        None,
+        description="The update rule; chosen where None, none if the solver is differentiable.",
     )
     adjoint: PluginReference | None = Field(
         None, description="The adjoint solver; chosen where None."

@@ -10,9 +10,7 @@ from .problem_base import ParametricProblem
 from .registry import adjoint_solvers, solvers, update_rules
 
 
-def choose_solver(
-    problem: ParametricProblem, rule: UpdateRule | None, path: str
-) -> Solver:
+def choose_solver(problem: ParametricProblem, rule: UpdateRule | None, path: str) -> Solver:
     """Return the usable solver of highest rank that can solve the problem.
 
     Solvers that run the update rule qualify if the rule (given, or the default one) converges.
@@ -22,9 +20,7 @@ def choose_solver(
     """
     structure = problem.lowered_structure
     reasons: list[str] = []
-    candidates = sorted(
-        solvers.usable_classes().items(), key=lambda item: -item[1].rank(structure)
-    )
+    candidates = sorted(solvers.usable_classes().items(), key=lambda item: -item[1].rank(structure))
     for name, solver_class in candidates:
         if solver_class.rank(structure) <= 0:
             continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, MetadataPathFinder, distributions
 from importlib.resources import files
 
 DISABLE_VARIABLE = "FOLDCORE_DISABLE_PLUGINS"
@@ -103,8 +103,11 @@ def scan(group: str) -> Scan:
     Invariant: a distribution counts once, where Python finds it first, however often ``sys.path``
     or an editable install shows it. One with malformed metadata is reported, never raised for.
     """
-    # A package installed while Python runs is invisible behind the path finders' caches.
+    # Both caches are keyed by a directory's time, which an install within one tick of the file
+    # system's clock does not change. Up to Python 3.11 the first call does not reach the second
+    # cache, whose method is not yet a class method there: hence the instance.
     importlib.invalidate_caches()
+    MetadataPathFinder().invalidate_caches()
     offers: list[Offer] = []
     unreadable: list[str] = []
     seen: set[str] = set()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .linalg import matvec, rmatvec
+from .merge import concatenate
 from .program import SmoothProgram
 from .solution import Duals
 
@@ -119,12 +120,8 @@ def _fit(program: SmoothProgram, x: Tensor, active: ActiveSet) -> tuple[Duals, T
 
 
 def _rows(program: SmoothProgram, x: Tensor) -> Tensor:
-    equality, inequality = program.equality_jacobian(x), program.inequality_jacobian(x)
-    if equality.ndim == inequality.ndim:
-        return torch.cat([equality, inequality], -2)
-    batch = x.shape[0]
-    both = [j if j.ndim == 3 else j.expand(batch, -1, -1) for j in (equality, inequality)]
-    return torch.cat(both, -2)
+    blocks = [program.equality_jacobian(x), program.inequality_jacobian(x)]
+    return concatenate(blocks, dim=-2, sample_dims=2)
 
 
 def _least_squares(
@@ -163,9 +160,7 @@ def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tens
     )
 
 
-def _supports(
-    program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Tensor
-) -> ActiveSet:
+def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Tensor) -> ActiveSet:
     """Return the active set cut down, for doubtful samples, to the support of a bounded fit."""
     from scipy.optimize import lsq_linear  # scipy stays out of `import foldcore`
 

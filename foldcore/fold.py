@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,28 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from . import hooks
-from .certificate import kkt_report
+from .adjoint_pass import AdjointPass
+from .certify import certify, check_fixed_point
 from .config import FoldConfig
 from .duals import recover_duals
-from .errors import (
-    AdjointError,
-    AdjointWarning,
-    CertificateError,
-    CertificateWarning,
-    InputError,
-    name_samples,
-)
+from .errors import ConfigError, RecognitionError
 from .fixed_point import RecordedStep, attach_fixed_point
 from .inputs import Inputs, collect
 from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
 from .interfaces.solver_interface import IterationMap, Solver
 from .interfaces.update_rule import BoundRule, UpdateRule
+from .lowering import Lowering
 from .outcome import Outcome
 from .prechecks import find_bad_samples
 from .problem_base import ParametricProblem
 from .program import SmoothProgram
+from .repair import dead_solution, masked, repaired_inputs, squeeze, with_donor_rows
 from .sessions import session_for
-from .solution import Duals, KKTReport, Solution, Status
+from .solution import Solution, Status
 
 
 class Fold(nn.Module):
@@ -123,13 +118,16 @@ class Fold(nn.Module):
         inputs = collect(self.problem.params, params, self._owned(), self.subject)
         outcome = Outcome(inputs.batch)
         strict = self.config.on_failure == "raise"
+        if warm_start is not None and warm_start.duals is not None:
+            given = self.problem.order_duals(warm_start.duals, inverse=True)
+            warm_start = replace(warm_start, duals=given)
         solution = self._run(
             inputs, outcome, warm_start, duals=duals, filler=float("nan"), strict=strict
         )
         outcome.report(self.subject, self.config.on_failure)
-        if not inputs.batched:
-            return _squeeze(solution)
-        return solution
+        if solution.duals is not None:
+            solution = replace(solution, duals=self.problem.order_duals(solution.duals))
+        return solution if inputs.batched else squeeze(solution)
 
     def _owned(self) -> Mapping[str, Tensor]:
         owned = {name: getattr(self, _buffer_name(name)) for name in self._constant_names}
@@ -157,24 +155,17 @@ class Fold(nn.Module):
         )
         raw = None
         if outcome.donor is not None:
-            raw = self._solve_raw(self._repaired(inputs, outcome), outcome, warm_start)
+            raw = self._solve_raw(repaired_inputs(inputs, outcome), outcome, warm_start)
         if raw is None or outcome.donor is None:
-            return _dead_solution(inputs, self.problem.n, outcome, filler)
-        good = self._repaired(inputs, outcome)
+            return dead_solution(inputs, self.problem.n, outcome, filler)
+        good = repaired_inputs(inputs, outcome)
         if self.rule is None:
             solution = self._differentiable(good, outcome, raw, duals=duals)
         elif good.needs_grad or self.config.fixed_point.polish:
             solution = self._fold(self.rule, good, outcome, raw, duals=duals)
         else:
             solution = raw
-        return _masked(solution, outcome, inputs.device, filler)
-
-    @staticmethod
-    def _repaired(inputs: Inputs, outcome: Outcome) -> Inputs:
-        """Replace failed samples by a good one, so that they can harm nothing shared."""
-        if outcome.failed and outcome.donor is not None and inputs.batched:
-            return inputs.with_donor(outcome.mask(inputs.device), outcome.donor)
-        return inputs
+        return masked(solution, outcome, inputs.device, filler)
 
     def _solve_raw(
         self, inputs: Inputs, outcome: Outcome, warm_start: Solution | None
@@ -184,33 +175,40 @@ class Fold(nn.Module):
         hooks.solve_started(self.path, inputs.batch)
         with torch.no_grad():
             program = self.problem.bind(inputs.detached(), inputs.batch)
-            lowered = program.lowered()
+            lowering = Lowering(program)
             session = session_for(
                 self, self.solver, self.problem.lowered_structure, (inputs.dtype, inputs.device)
             )
             needs_rule = self.solver.capabilities.needs_rule
             raw = session.solve(
-                program if needs_rule else lowered,
+                program if needs_rule else lowering.program,
                 changed=frozenset(self.problem.lowered_structure.template.varying),
                 warm_start=warm_start if self.solver.capabilities.warm_start else None,
                 iteration=self._iteration(program) if needs_rule else None,
             )
             raw = replace(raw, primal=raw.primal.detach().to(inputs.device, inputs.dtype))
             outcome.merge(raw.status, raw.messages, type(self.solver).__name__)
-            raw = self._reject_nonfinite(raw, outcome)
+            nonfinite = ~torch.isfinite(raw.primal).all(-1)
+            outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
             if outcome.donor is None:
                 return None
-            raw = _with_donor_rows(raw, outcome)
-            raw = self._certify(lowered, raw, outcome)
+            raw = with_donor_rows(raw, outcome)
+            mismatch = program.asserted_mismatch(raw.primal[:, : program.n])
+            if mismatch is not None:
+                raise RecognitionError(
+                    f"{self.subject}: the asserted structure does not hold: the {mismatch} is not "
+                    f"the quadratic that was extracted. Leave out structure=."
+                )
+            raw = certify(lowering, raw, outcome, self.config.kkt, self.subject)
             if outcome.donor is None:
                 return None
-            raw = _with_donor_rows(raw, outcome)
+            raw = lowering.restrict(with_donor_rows(raw, outcome))
         hooks.solve_finished(self.path, raw, time.perf_counter() - started)
         return raw
 
     def _iteration(self, program: SmoothProgram) -> IterationMap:
         if self.rule is None:
-            raise InputError(f"{self.subject}: this solver runs an update rule, but there is none.")
+            raise ConfigError(f"{self.subject}: this solver runs an update rule, but there is none.")
         bound = self.rule.bind(program, self._inner_folds())
         return IterationMap(
             start=bound.initial,
@@ -223,56 +221,21 @@ class Fold(nn.Module):
     def _inner_folds(self) -> dict[str, Fold]:
         return {name: fold for name, fold in self.inner.items() if isinstance(fold, Fold)}
 
-    def _reject_nonfinite(self, raw: Solution, outcome: Outcome) -> Solution:
-        wrong = ~torch.isfinite(raw.primal).all(-1)
-        if bool(wrong.any()):
-            outcome.fail(wrong, Status.NUMERICAL, "the solver returned NaN or inf")
-        return raw
-
-    def _certify(self, program: SmoothProgram, raw: Solution, outcome: Outcome) -> Solution:
-        """Attach certificate (a) and turn samples that it rejects into failures."""
-        point = program.complete(raw.primal)
-        report, duals = kkt_report(program, point, raw.duals)
-        eps = torch.finfo(point.dtype).eps
-        residual = report.residual
-        limit = max(self.config.kkt.reject_above, 1e5 * eps)
-        rejected = ~(residual <= limit)
-        if bool(rejected.any()):
-            self._name_rejected(report, rejected, outcome)
-        exceeded = (residual > max(self.config.kkt.atol, 1e4 * eps)) & ~rejected
-        _act_on(
-            self.config.kkt.on_violation,
-            exceeded & ~outcome.mask(point.device),
-            residual,
-            f"{self.subject}: scaled KKT residual above kkt.atol",
-            "Tighten the solver's tolerances, set fixed_point.polish, or loosen kkt.atol.",
-        )
-        return replace(raw, primal=point[:, : self.problem.n], duals=duals, kkt=report)
-
-    @staticmethod
-    def _name_rejected(report: KKTReport, rejected: Tensor, outcome: Outcome) -> None:
-        for i in torch.nonzero(rejected).flatten().tolist():
-            outcome.fail_one(
-                i,
-                Status.INACCURATE,
-                f"KKT residual: stationarity {float(report.stationarity[i]):.1e}, "
-                f"primal {float(report.primal[i]):.1e}, dual {float(report.dual[i]):.1e}, "
-                f"complementarity {float(report.complementarity[i]):.1e}",
-            )
-
     def _differentiable(
         self, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
     ) -> Solution:
         """Solve on the graph with a solver that is itself differentiable."""
         if not inputs.needs_grad:
             return raw
-        program = self.problem.bind(inputs.values, inputs.batch).lowered()
+        lowering = Lowering(self.problem.bind(inputs.values, inputs.batch))
+        program = lowering.program
         structure = self.problem.lowered_structure
         session = session_for(self, self.solver, structure, (inputs.dtype, inputs.device))
         answer = session.solve(program, changed=frozenset(structure.template.varying))
         outcome.merge(answer.status, answer.messages, type(self.solver).__name__)
-        multipliers = recover_duals(program, answer.primal).duals if duals else raw.duals
-        return replace(raw, primal=answer.primal[:, : self.problem.n], duals=multipliers)
+        multipliers = recover_duals(program, answer.primal).duals if duals else None
+        answer = lowering.restrict(replace(answer, duals=multipliers))
+        return replace(raw, primal=answer.primal, duals=answer.duals)
 
     def _fold(
         self, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
@@ -298,68 +261,35 @@ class Fold(nn.Module):
                 report.messages,
                 f"rule.{name}",
             )
-        self._check_fixed_point(residual, state, outcome)
+        check_fixed_point(residual, state, outcome, self.config.fixed_point, self.subject)
         hooks.residual_checked(self.path, residual, time.perf_counter() - started)
         point = state
         if updated.requires_grad:
-            point = attach_fixed_point(
-                updated, state, lambda g: self._solve_adjoint(operator, g)
-            )
+            if self.adjoint is None:
+                raise ConfigError(f"{self.subject}: a rule needs an adjoint solver.")
+            policy = self.config.on_adjoint_failure
+            adjoint = AdjointPass(self.adjoint, operator, policy, self.path, self.subject)
+            point = attach_fixed_point(updated, state, adjoint)
         x = bound.primal(point)
         raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, self.path))
         if self.config.fixed_point.polish:
             with torch.no_grad():
                 carried = bound.duals(state)
                 polished = replace(raw, primal=x.detach(), duals=carried)
-                raw = self._certify(program.lowered(), polished, outcome)
+                lowering = Lowering(program)
+                raw = lowering.restrict(
+                    certify(lowering, polished, outcome, self.config.kkt, self.subject)
+                )
         multipliers = raw.duals
         if duals and inputs.needs_grad:
             carried = bound.duals(point)
-            multipliers = recover_duals(program, x).duals if carried is None else carried
+            multipliers = carried
+            if carried is None:
+                lowering = Lowering(program)
+                recovered = recover_duals(lowering.program, lowering.complete(x))
+                point_of_x = replace(raw, primal=x, duals=recovered.duals)
+                multipliers = lowering.restrict(point_of_x).duals
         return replace(raw, primal=x, duals=multipliers)
-
-    def _check_fixed_point(self, residual: Tensor, state: Tensor, outcome: Outcome) -> None:
-        config = self.config.fixed_point
-        atol = max(config.atol, 1e4 * torch.finfo(state.dtype).eps)
-        size = 1 + (state.abs().amax(-1) if state.shape[-1] else torch.zeros_like(residual))
-        exceeded = ~(residual / size <= atol) & ~outcome.mask(state.device)
-        _act_on(
-            config.on_violation,
-            exceeded,
-            residual / size,
-            f"{self.subject}: the solution is not a fixed point of the update rule "
-            f"{type(self.rule).__name__}: residual above fixed_point.atol",
-            "Tighten the solver's tolerances or set fixed_point.polish; if the residual stays, rule "
-            "and solver disagree about the problem.",
-        )
-
-    def _solve_adjoint(self, operator: FixedPointOperator, cotangent: Tensor) -> Tensor:
-        """Return v with (I - Φᵀ) v = g, checked per sample."""
-        if self.adjoint is None:
-            raise InputError(f"{self.subject}: no adjoint solver is configured.")
-        started = time.perf_counter()
-        finite = torch.isfinite(cotangent).all(-1, keepdim=True)
-        answer = self.adjoint.solve(operator, torch.where(finite, cotangent, 0.0))
-        hooks.adjoint_finished(self.path, answer, time.perf_counter() - started)
-        adjoint = torch.where(finite, answer.adjoint, float("nan"))
-        if bool(answer.converged.all()):
-            return adjoint
-        samples = torch.nonzero(~answer.converged).flatten().tolist()
-        worst = float(answer.residual[samples].max())
-        message = (
-            f"{self.subject}: {type(self.adjoint).__name__} did not converge for {len(samples)} of "
-            f"{len(answer.converged)} samples ({name_samples(samples)}): residual {worst:.1e} after "
-            f"{int(answer.iterations[samples].max())} products. Raise adjoint.max_iter, loosen "
-            f"adjoint.rtol, or use another adjoint solver."
-        )
-        if self.config.on_adjoint_failure == "raise":
-            raise AdjointError(message, samples)
-        if self.config.on_adjoint_failure == "mask":
-            warnings.warn(message + " Their gradients are zero.", AdjointWarning, stacklevel=2)
-            return torch.where(answer.converged[:, None], adjoint, torch.zeros_like(adjoint))
-        warnings.warn(message + " Their gradients are inexact.", AdjointWarning, stacklevel=2)
-        return adjoint
-
 
 def _one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperator]:
     """Evaluate one step of the rule on the graph and return it with its Jacobian Φ."""
@@ -369,70 +299,6 @@ def _one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperat
     leaf = state.detach().requires_grad_(torch.is_grad_enabled())
     updated = bound.step(leaf)
     return updated, RecordedStep(leaf, updated)
-
-
-def _act_on(policy: str, exceeded: Tensor, residual: Tensor, what: str, advice: str) -> None:
-    if policy == "ignore" or not bool(exceeded.any()):
-        return
-    samples = torch.nonzero(exceeded).flatten().tolist()
-    worst = float(residual[exceeded].max())
-    message = f"{what} for {len(samples)} samples ({name_samples(samples)}): {worst:.1e}. {advice}"
-    if policy == "raise":
-        raise CertificateError(message, samples)
-    warnings.warn(message, CertificateWarning, stacklevel=2)
-
-
-def _with_donor_rows(raw: Solution, outcome: Outcome) -> Solution:
-    """Give failed samples the primal and duals of a good one, to match their replaced inputs."""
-    donor = outcome.donor
-    if not outcome.failed or donor is None:
-        return raw
-    failed = outcome.mask(raw.primal.device)
-
-    def repaired(value: Tensor) -> Tensor:
-        return torch.where(failed[:, None], value[donor], value)
-
-    duals = raw.duals
-    if duals is not None:
-        duals = Duals(**{name: repaired(value) for name, value in vars(duals).items()})
-    return replace(raw, primal=repaired(raw.primal), duals=duals)
-
-
-def _masked(
-    solution: Solution, outcome: Outcome, device: torch.device, filler: float
-) -> Solution:
-    """Return the solution with failed samples set to the filler, cut off from autograd."""
-    solution = replace(
-        solution, status=tuple(outcome.status), messages=tuple(outcome.messages)
-    )
-    if not outcome.failed:
-        return solution
-    failed = outcome.mask(device)[:, None]
-    duals = solution.duals
-    if duals is not None:
-        duals = Duals(
-            **{name: torch.where(failed, filler, value) for name, value in vars(duals).items()}
-        )
-    return replace(solution, primal=torch.where(failed, filler, solution.primal), duals=duals)
-
-
-def _dead_solution(inputs: Inputs, n: int, outcome: Outcome, filler: float) -> Solution:
-    """Return a solution in which every sample failed; its gradients are exactly zero."""
-    primal = torch.full((inputs.batch, n), filler, dtype=inputs.dtype, device=inputs.device)
-    if inputs.needs_grad:
-        links = [v.sum() for v in inputs.values.values() if v.requires_grad]
-        primal = torch.where(
-            torch.ones_like(primal, dtype=torch.bool), primal, torch.stack(links).sum()
-        )
-    return Solution(primal, tuple(outcome.status), messages=tuple(outcome.messages))
-
-
-def _squeeze(solution: Solution) -> Solution:
-    """Drop the batch dimension that an unbatched call does not have."""
-    duals = solution.duals
-    if duals is not None:
-        duals = Duals(**{name: value[0] for name, value in vars(duals).items()})
-    return replace(solution, primal=solution.primal[0], duals=duals)
 
 
 def _by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:

@@ -30,6 +30,23 @@ class BatchedFunction:
         self._params = dict(params)
         self._dims = {name: 0 if name in batched else None for name in self._params}
 
+    def wrapped(
+        self,
+        wrap: Callable[[SampleFunction], SampleFunction],
+        extra: Mapping[str, tuple[Tensor, bool]],
+    ) -> BatchedFunction:
+        """Return ``wrap(function)`` with the same parameters and further ones.
+
+        Args:
+            extra: Value and whether it is batched, by name.
+        """
+        values = {name: value for name, (value, _) in extra.items()}
+        batched = {name for name, dim in self._dims.items() if dim == 0}
+        batched |= {name for name, (_, is_batched) in extra.items() if is_batched}
+        return BatchedFunction(
+            wrap(self._function), {**self._params, **values}, frozenset(batched)
+        )
+
     def _map(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         dims: tuple[Any, ...] = (*(0 for _ in arguments), self._dims)
         mapped: Callable[..., Tensor] = torch.func.vmap(function, in_dims=dims)

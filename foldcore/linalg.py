@@ -79,7 +79,9 @@ def solve_checked(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         size = matrix.detach().abs().sum(-1).amax(-1) if matrix.shape[-1] else right.new_zeros(())
     solution, probed = _solve_two(matrix, right, probe)
     with torch.no_grad():
-        condition = size * probed.abs().amax(-1) if matrix.shape[-1] else right.new_zeros(len(right))
+        condition = (
+            size * probed.abs().amax(-1) if matrix.shape[-1] else right.new_zeros(len(right))
+        )
         finite = torch.isfinite(solution).all(-1) & torch.isfinite(probed).all(-1)
         singular = ~finite | ~(condition < 0.01 / torch.finfo(right.dtype).eps)
     if bool(singular.any()):

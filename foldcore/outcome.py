@@ -67,6 +67,4 @@ class Outcome:
                 f"{message} Mend these samples, or set on_failure: mask to go on without them.",
                 failed,
             )
-        warnings.warn(
-            f"{message} They are NaN with zero gradient.", SolveWarning, stacklevel=4
-        )
+        warnings.warn(f"{message} They are NaN with zero gradient.", SolveWarning, stacklevel=4)

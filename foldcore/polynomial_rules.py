@@ -13,86 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Parts = Mapping[int, frozenset[str]]
-"""Degree in x that can be present -> names of the parameters its coefficients depend on."""
+from .polynomial_parts import (
+    CONSTANT,
+    MAX_DEGREE,
+    Parts,
+    RefusalError,
+    Traced,
+    leaves,
+    product,
+    subject,
+    touches_x,
+    union,
+)
 
-CONSTANT: Parts = {0: frozenset()}
-MAX_DEGREE = 64
 Rule = Callable[["Call"], Parts]
-
-
-class Refusal(Exception):
-    """Signals that the function cannot be proven polynomial; the text completes "the function …"."""
-
-
-class Traced(Tensor):
-    """A tensor on the meta device that knows its parts; it has a shape and a dtype, but no data.
-
-    Invariant: whatever bypasses the trace sees a meta tensor, which has no value to leak.
-    """
-
-    payload: Tensor
-    parts: Parts
-
-    @staticmethod
-    def wrap(payload: Tensor, parts: Parts) -> Traced:
-        """Attach parts to a plain meta tensor."""
-        traced = payload.as_subclass(Traced)
-        traced.payload = payload
-        traced.parts = parts
-        return traced
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        raise Refusal(f"lets a traced tensor escape into {func!r}")
-
-
-def union(*parts: Parts) -> Parts:
-    """Return the parts of a sum."""
-    merged: dict[int, frozenset[str]] = {}
-    for part in parts:
-        for degree, names in part.items():
-            merged[degree] = merged.get(degree, frozenset()) | names
-    return merged
-
-
-def product(left: Parts, right: Parts) -> Parts:
-    """Return the parts of a product: degrees add, names unite."""
-    result: dict[int, frozenset[str]] = {}
-    for i, left_names in left.items():
-        for j, right_names in right.items():
-            result[i + j] = result.get(i + j, frozenset()) | left_names | right_names
-    if max(result) > MAX_DEGREE:
-        raise Refusal(f"has a degree above {MAX_DEGREE} in x")
-    return result
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """Yield what lies in tuples, lists, dicts and slices."""
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from leaves(item)
-    elif isinstance(value, dict):
-        yield from leaves(list(value.values()))
-    elif isinstance(value, slice):
-        yield from leaves([value.start, value.stop, value.step])
-    else:
-        yield value
-
-
-def touches_x(parts: Parts) -> bool:
-    return max(parts) > 0
-
-
-def subject(values: Any) -> str:
-    """Return ``"x"``, or the parameters by name, for a message."""
-    parts = union(CONSTANT, *(v.parts for v in leaves(values) if isinstance(v, Traced)))
-    if touches_x(parts):
-        return "x"
-    names = ", ".join(repr(name) for name in sorted(parts[0]))
-    return f"parameter {names}" if names else "a traced constant"
 
 
 class Call:
@@ -100,7 +34,8 @@ class Call:
 
     def __init__(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.name = name
-        self._open: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        self._open: dict[int | str, Any] = dict(enumerate(args))
+        self._open.update(kwargs)
 
     def take(self, position: int, *keywords: str) -> Any:
         """Return an argument, None where it is absent, and count it as accounted for."""
@@ -120,7 +55,7 @@ class Call:
         """
         value = self.take(position, *keywords)
         if not isinstance(value, Tensor):
-            raise Refusal(f"calls {self.name} in a form that is not understood")
+            raise RefusalError(f"calls {self.name} in a form that is not understood")
         return _parts_of(value)
 
     def rest(self) -> list[Any]:
@@ -129,11 +64,17 @@ class Call:
         self._open.clear()
         return values
 
+    def holds(self, kind: type) -> bool:
+        """Return whether an argument not yet accounted for is of this type."""
+        return any(isinstance(value, kind) for value in leaves(list(self._open.values())))
+
     def check_finished(self) -> None:
         """Refuse a traced tensor in an argument that no rule accounted for."""
         left = [v for v in leaves(list(self._open.values())) if isinstance(v, Traced)]
         if left:
-            raise Refusal(f"passes {subject(left)} to {self.name} in a place that is not understood")
+            raise RefusalError(
+                f"passes {subject(left)} to {self.name} in a place that is not understood"
+            )
 
 
 def _parts_of(value: Any) -> Parts:
@@ -157,8 +98,8 @@ def _cast(call: Call) -> Parts:
 
 
 def _view(call: Call) -> Parts:
-    if any(isinstance(v, torch.dtype) for v in leaves(list(call._open.values()))):
-        raise Refusal("reinterprets the bits of x (view with a dtype)")
+    if call.holds(torch.dtype):
+        raise RefusalError("reinterprets the bits of x (view with a dtype)")
     return _linear(call)
 
 
@@ -183,7 +124,7 @@ def _pad(call: Call) -> Parts:
 def _scattered(source: int) -> Rule:
     def rule(call: Call) -> Parts:
         if call.take(4, "reduce") is not None:
-            raise Refusal(f"calls {call.name} with a reduction")
+            raise RefusalError(f"calls {call.name} with a reduction")
         return union(_linear(call), call.parts(source, "src", "source", "value"))
 
     return rule
@@ -233,9 +174,9 @@ def _squared_difference(call: Call) -> Parts:
 def _power(call: Call) -> Parts:
     base, exponent = _linear(call), call.take(1, "exponent", "n", "other")
     if isinstance(exponent, bool) or not isinstance(exponent, (int, float)):
-        raise Refusal(f"raises {'x'} to a power that is not a constant number")
+        raise RefusalError("raises x to a power that is not a constant number")
     if exponent != exponent or exponent < 0 or exponent != int(min(exponent, MAX_DEGREE + 1)):
-        raise Refusal(f"raises x to the power {exponent}")
+        raise RefusalError(f"raises x to the power {exponent}")
     parts = CONSTANT
     for _ in range(int(exponent)):
         parts = product(parts, base)
@@ -244,13 +185,13 @@ def _power(call: Call) -> Parts:
 
 def _quotient(numerator: Parts, denominator: Parts) -> Parts:
     if touches_x(denominator):
-        raise Refusal("divides by x")
+        raise RefusalError("divides by x")
     return product(numerator, denominator)
 
 
 def _divide(call: Call) -> Parts:
     if call.take(2, "rounding_mode") is not None:
-        raise Refusal("divides with rounding")
+        raise RefusalError("divides with rounding")
     return _quotient(_linear(call), call.parts(1, "other"))
 
 
@@ -260,7 +201,7 @@ def _divide_reversed(call: Call) -> Parts:
 
 def _select(condition: Parts, *choices: Parts) -> Parts:
     if touches_x(condition):
-        raise Refusal("selects by a condition on x")
+        raise RefusalError("selects by a condition on x")
     return product(condition, union(*choices))
 
 
@@ -284,6 +225,7 @@ def operation_key(func: Callable[..., Any]) -> Any:
 
 
 def operation_name(func: Callable[..., Any]) -> str:
+    """Return the name of an operation for a message."""
     key = operation_key(func)
     return str(getattr(key, "__name__", None) or getattr(func, "__name__", None) or func)
 

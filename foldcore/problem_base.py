@@ -110,7 +110,7 @@ class ParametricProblem(ABC):
 
     @property
     def lowered_structure(self) -> ProgramStructure:
-        """The structure of the problem without regularizers; see ``SmoothProgram.lowered``."""
+        """The structure of the problem without regularizers; see :class:`foldcore.lowering.Lowering`."""
         return self.structure
 
     def may_be_infinite(self, name: str) -> bool:
@@ -119,6 +119,6 @@ class ParametricProblem(ABC):
         bounds = ("h", "lower", "upper", "quadratic_r")
         return any(template.varying.get(field) == name for field in bounds)
 
-    def order_duals(self, duals: Duals) -> Duals:
-        """Return duals with rows in the order of the user's definition."""
+    def order_duals(self, duals: Duals, *, inverse: bool = False) -> Duals:
+        """Return the program's duals in the order of the user's definition, or the inverse."""
         return duals

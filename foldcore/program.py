@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .functions import BatchedFunction
 from .linalg import matvec, rmatvec, to_dense
+from .merge import concatenate
 from .quadratic_data import QuadraticData
 from .solution import Duals
 
@@ -32,6 +33,7 @@ class SmoothProgram:
         params: The bound parameter values by name, for solvers that know the problem.
         sets: The constraint atoms, bound; their rows are part of ``data`` already.
         regularizers: Nonsmooth terms of the objective, bound; not part of ``objective``.
+        function_rows: Numbers of equality and inequality rows that functions contribute.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class SmoothProgram:
         function_rows: tuple[int, int] = (0, 0),
         sets: tuple[SetAtom, ...] = (),
         regularizers: tuple[Regularizer, ...] = (),
+        asserted: Mapping[str, tuple[BatchedFunction, Sequence[int]]] | None = None,
     ) -> None:
         self.data = data
         self.batch = batch
@@ -57,7 +60,8 @@ class SmoothProgram:
         self._objective = objective
         self._equality = equality
         self._inequality = inequality
-        self._function_rows = function_rows
+        self.function_rows = function_rows
+        self._asserted = dict(asserted or {})
 
     @property
     def n(self) -> int:
@@ -65,11 +69,11 @@ class SmoothProgram:
 
     @property
     def n_equality(self) -> int:
-        return self.data.n_equality + self._function_rows[0]
+        return self.data.n_equality + self.function_rows[0]
 
     @property
     def n_inequality(self) -> int:
-        return self.data.n_linear + self.data.n_quadratic + self._function_rows[1]
+        return self.data.n_linear + self.data.n_quadratic + self.function_rows[1]
 
     @property
     def lower(self) -> Tensor | None:
@@ -216,13 +220,33 @@ class SmoothProgram:
         """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
         return self.quadratic is not None and not self.data.n_quadratic
 
-    def lowered(self) -> SmoothProgram:
-        """Return the program without regularizers, in variables (x, auxiliary variables)."""
-        return self
+    @property
+    def functions(self) -> Mapping[str, BatchedFunction]:
+        """The parts that are not quadratic data, by role."""
+        parts = {
+            "objective": self._objective,
+            "equality": self._equality,
+            "inequality": self._inequality,
+        }
+        return {role: function for role, function in parts.items() if function is not None}
 
-    def complete(self, x: Tensor) -> Tensor:
-        """Return x with the auxiliary variables of a lowered program appended, where missing."""
-        return x
+    def asserted_mismatch(self, x: Tensor, rtol: float = 1e-6) -> str | None:
+        """Compare asserted quadratic data with the functions they stand for, at points x (B, n).
+
+        Returns:
+            The role of a function whose gradient (objective) or value (constraints) differs, or
+            None.
+        """
+        for role, (function, rows) in self._asserted.items():
+            if role == "objective":
+                model, truth = self.data.gradient(x), function.jacobian(x)
+            elif role == "equality":
+                model, truth = self.equality(x)[:, rows], function.value(x)
+            else:
+                model, truth = self.inequality(x)[:, rows], function.value(x)
+            if bool(((model - truth).abs() > rtol * (1 + truth.abs())).any()):
+                return role
+        return None
 
     def pad_duals(self, duals: Duals | None) -> Duals:
         """Return zero duals of this program's shapes if none are given."""
@@ -238,11 +262,4 @@ class SmoothProgram:
 def _stack_rows(blocks: list[Tensor], x: Tensor) -> Tensor:
     if not blocks:
         return x.new_zeros(0, x.shape[-1])
-    if len(blocks) == 1:
-        return blocks[0]
-    if all(block.ndim == 2 for block in blocks):
-        return torch.cat(blocks, dim=-2)
-    batch = x.shape[0]
-    return torch.cat(
-        [b if b.ndim == 3 else b.unsqueeze(0).expand(batch, -1, -1) for b in blocks], dim=-2
-    )
+    return concatenate(blocks, dim=-2, sample_dims=2)

@@ -8,8 +8,6 @@ everywhere; where it is not they are finite.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -21,10 +19,12 @@ Scalar = Tensor | float
 Vector = Tensor | float
 """A number, a tensor () or (n,) shared by the batch, or (B, n), (B, 1)."""
 
-_PROBES = 7
-"""Breakpoints tried at once: three rounds for n = 100, at 7 times the memory of y."""
-_ROUNDING = 8.0
-"""Multiple of machine epsilon within which a point counts as lying on its bound."""
+_PROBES = (15, 3)
+"""Breakpoints tried at once, where y is small (fewer rounds count) and where not (memory counts)."""
+_ROUNDING = 4.0
+"""Multiple of epsilon times the size of its terms within which a sum counts as zero."""
+_SMALL = 4096
+"""Entries up to which y counts as small."""
 _DEPENDENT = 100.0
 """Multiple of n·epsilon below which a row's part outside the others' span counts as zero."""
 
@@ -41,17 +41,22 @@ def project_box(y: Tensor, lower: Vector | None, upper: Vector | None) -> Tensor
     """
     if lower is None and upper is None:
         return y
-    if upper is None:
-        lower = _like(lower, y)
-        return torch.where(y < lower, lower, y)
-    upper = _like(upper, y)
-    if lower is None:
-        return torch.where(y > upper, upper, y)
-    lower = _like(lower, y)
-    below = y < lower
-    above = (y > upper) | ((lower == upper) & ~below)
+    low = None if lower is None else _like(lower, y)
+    high = None if upper is None else _like(upper, y)
+    below, above = _outside(y, low, high)
     # where and not clamp: clamp splits or drops the gradient at ties.
-    return torch.where(below, lower, torch.where(above, upper, y))
+    x = y if high is None else torch.where(above, high, y)
+    return x if low is None else torch.where(below, low, x)
+
+
+def _outside(y: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which entries lie below and above; one whose bounds coincide is always either."""
+    none = y.new_zeros((), dtype=torch.bool)
+    below = none if lower is None else y < lower
+    above = none if upper is None else y > upper
+    if lower is not None and upper is not None:
+        above = above | ((lower == upper) & ~below)
+    return below, above
 
 
 def project_box_hyperplane(
@@ -62,8 +67,8 @@ def project_box_hyperplane(
     x = clip(y - τa) with τ the root of the nonincreasing, piecewise linear aᵀclip(y - τa) - b. Its
     segment is searched among the sorted breakpoints without gradient; there
     τ = (Σ_free a_i y_i + Σ_held a_i bound_i - b) / Σ_free a_i², which autograd differentiates.
-    At a vertex (no free variable with a_i ≠ 0) the gradient to y is zero in all held entries. If the
-    set is empty the result is the point of the box nearest to the hyperplane.
+    At a vertex (no free variable with a_i ≠ 0) the gradient to y is zero. An empty set gives a finite
+    point.
 
     Source: Beck, First-Order Methods in Optimization (2017), theorem 6.27; Kiwiel, Breakpoint
     searching algorithms for the continuous quadratic knapsack problem, Math. Program. 112 (2008).
@@ -75,96 +80,78 @@ def project_box_hyperplane(
         lower, upper: See ``Vector``; None or ±inf is absent.
     """
     offset = _column(b, y)
-    low = y.new_full((), -math.inf) if lower is None else _like(lower, y)
-    high = y.new_full((), math.inf) if upper is None else _like(upper, y)
-    if lower is None and upper is None:
-        free = torch.ones_like(y, dtype=torch.bool)
-        return y - _multiplier(y, a, offset, free, torch.zeros_like(y)) * a
+    low = None if lower is None else _like(lower, y)
+    high = None if upper is None else _like(upper, y)
     with torch.no_grad():
-        ends = (lower is not None, upper is not None)
-        at_lower, at_upper, start, stop = _active_bounds(y, a, offset, low, high, ends)
-    held = torch.where(at_lower, low, torch.where(at_upper, high, torch.zeros_like(y)))
-    free = ~(at_lower | at_upper)
-    tau = _multiplier(y, a, offset, free, held)
-    # Rounding may carry tau out of its segment, far out where the slope is small.
-    tau = tau + (tau.clamp(start, stop) - tau).detach()
-    return project_box(torch.where(free, y - tau * a, held), lower, upper)
+        start, stop = _root_segment(y, a, offset, low, high)
+        below, above = _outside(y - (start / 2 + stop / 2) * a, low, high)
+        free = ~(below | above)
+    zero = y.new_zeros(())
+    held = zero if high is None else torch.where(above, high, zero)
+    held = held if low is None else torch.where(below, low, held)
+    slope = torch.where(free, a, zero)
+    curvature = (slope * slope).sum(-1, keepdim=True)
+    excess = (slope * y + a * held).sum(-1, keepdim=True) - offset
+    tau = excess / torch.where(curvature > 0, curvature, 1.0)
+    # Rounding may carry τ out of its segment, and far out where the slope is small.
+    drift = torch.where(curvature > 0, tau.clamp(start, stop) - tau, zero)
+    tau = tau + drift.detach()
+    return project_box(torch.where(free, y - tau * a, held), low, high)
 
 
-def _multiplier(y: Tensor, a: Tensor, b: Tensor, free: Tensor, held: Tensor) -> Tensor:
-    """Return τ (B, 1) from the free variables and the values of the held ones; Σ_free a² = 0 gives a
-    finite number that moves no variable."""
-    slopes = torch.where(free, a, torch.zeros_like(y))
-    curvature = (slopes * slopes).sum(-1, keepdim=True)
-    excess = (slopes * y + a * held).sum(-1, keepdim=True) - b
-    return excess / torch.where(curvature > 0, curvature, torch.ones_like(curvature))
-
-
-def _active_bounds(
-    y: Tensor, a: Tensor, b: Tensor, lower: Tensor, upper: Tensor, ends: tuple[bool, bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return which bounds hold, (B, n) each, and the ends of the root's segment, (B, 1) each."""
-    zero = a == 0
-    divisor = torch.where(zero, torch.ones_like(a), a)
-    to_lower, to_upper = (y - lower) / divisor, (y - upper) / divisor
-    given = [p for p, end in zip((to_lower, to_upper), ends, strict=True) if end]
-    points = torch.where(zero, math.inf, torch.stack(given, -2)).flatten(-2).sort(-1).values
-    start, stop = _segment(points, y, a, b, lower, upper)
-    # As τ grows a variable stays at its first bound up to ``enter`` and rests at the other from ``leave``.
-    enter, leave = torch.minimum(to_lower, to_upper), torch.maximum(to_lower, to_upper)
-    first, last = enter >= stop, leave <= start
-    at_lower = torch.where(zero, y < lower, torch.where(a > 0, last, first))
-    at_upper = torch.where(zero, y > upper, torch.where(a > 0, first, last)) & ~at_lower
-    free = ~(at_lower | at_upper)
-    held = torch.where(at_lower, lower, torch.where(at_upper, upper, torch.zeros_like(y)))
-    tau = _multiplier(y, a, b, free, held).clamp(start, stop)
-    x = torch.where(free, y - tau * a, held)
-    # At a vertex, rounding in Σ a·bound - b lets one variable leave its bound by that rounding.
-    scale = (a * x).abs().sum(-1, keepdim=True) + b.abs()
-    rounding = _ROUNDING * torch.finfo(y.dtype).eps * (y.abs() + x.abs() + scale / divisor.abs())
-    loose = free & ~zero
-    vertex = (~loose | (torch.minimum(x - lower, upper - x) <= rounding)).all(-1, keepdim=True)
-    nearer = x - lower <= upper - x
-    at_lower = at_lower | (vertex & loose & nearer)
-    at_upper = at_upper | (vertex & loose & ~nearer)
-    return at_lower, at_upper, start, stop
-
-
-def _segment(
-    points: Tensor, y: Tensor, a: Tensor, b: Tensor, lower: Tensor, upper: Tensor
+def _root_segment(
+    y: Tensor, a: Tensor, b: Tensor, lower: Tensor | None, upper: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the neighbouring breakpoints, (B, 1) each, between which aᵀclip(y - τa) crosses b.
 
-    The sum is evaluated afresh at a few breakpoints a round. Running sums over all of them need
-    fewer operations, but a bound of 1e10 that nobody reaches would cost them ten digits.
+    The sum is evaluated afresh at a few breakpoints a round. Running sums over all of them would
+    need fewer operations, but lose ten digits to a bound of 1e10 that no variable reaches.
     """
-    total = points.shape[-1]
-    zero = a == 0
-    ends = torch.where(zero, 0.0, a * lower), torch.where(zero, 0.0, a * upper)
-    floor, ceiling = torch.minimum(*ends), torch.maximum(*ends)
-    floor, ceiling, square = (t.unsqueeze(-2) for t in (floor, ceiling, a * a))
-    moment = (a * y).unsqueeze(-2)
-    steps = torch.arange(1, _PROBES + 1, device=y.device)
-    first = torch.zeros(y.shape[0], 1, dtype=torch.int64, device=y.device)
-    last = torch.full_like(first, total)
+    largest = torch.finfo(y.dtype).max
+    batch = y.shape[0]
+    ends = y.new_full((batch, 1), largest)
+    divisor = torch.where(a == 0, 1.0, a)
+    points = [(y - bound) / divisor for bound in (lower, upper) if bound is not None]
+    total = sum(p.shape[-1] for p in points)
+    # Absent bounds give infinite breakpoints; a finite τ keeps τ·0 = 0 where a has zeros.
+    tau = torch.cat([-ends, *points, ends], -1).clamp(-largest, largest).sort(-1).values
+    normal = a.unsqueeze(-1)
+    parts = _PROBES[y.numel() > _SMALL] + 1
+    steps = torch.arange(parts + 1, device=y.device)
+    shift = -(steps == 0).long()
+    first = steps.new_zeros(batch, 1)
+    last = steps.new_full((batch, 1), total)
     width = total
+    # Breakpoint i is tau[i + 1]; those before ``first`` lie left of the root, from ``last`` on right.
     while width > 0:
-        probes = first + (last - first) * steps // (_PROBES + 1)
-        tau = points.gather(-1, probes.clamp(max=total - 1))
-        reached = (moment - tau.unsqueeze(-1) * square).clamp(floor, ceiling).sum(-1)
-        above = ((reached > b) & (tau < math.inf)) | (tau == -math.inf)
-        count = above.sum(-1, keepdim=True)
-        before = probes.gather(-1, (count - 1).clamp(min=0)) + 1
-        after = probes.gather(-1, count.clamp(max=_PROBES - 1))
-        first = torch.where(count > 0, before, first).clamp(max=total)
-        last = torch.where(count < _PROBES, after, last)
-        width //= _PROBES + 1
-    start = points.gather(-1, (first - 1).clamp(min=0))
-    stop = points.gather(-1, first.clamp(max=total - 1))
-    return (
-        torch.where(first > 0, start, -math.inf),
-        torch.where(first < total, stop, math.inf),
-    )
+        probes = first + (last - first) * steps // parts + shift
+        x = _clipped(tau.gather(-1, probes[:, 1:-1] + 1), y, a, lower, upper)
+        count = ((x @ normal).squeeze(-1) > b).sum(-1, keepdim=True)
+        first = (probes.gather(-1, count) + 1).clamp(max=total)
+        last = probes.gather(-1, count + 1)
+        width //= parts
+    # A root on one end alone may be the end of a flat piece beyond it: a vertex, where nothing moves.
+    start, stop = tau.gather(-1, first), tau.gather(-1, first + 1)
+    x = _clipped(torch.cat([start, stop], -1), y, a, lower, upper)
+    gap, size = (x @ normal).squeeze(-1) - b, (x.abs() @ normal.abs()).squeeze(-1) + b.abs()
+    at_end = gap.abs() <= _ROUNDING * torch.finfo(y.dtype).eps * size
+    at_start, at_stop = at_end[:, :1], at_end[:, 1:]
+    left = (tau < start).sum(-1, keepdim=True) - 1
+    right = (tau <= stop).sum(-1, keepdim=True) - 1
+    first = torch.where(at_start & ~at_stop, left, torch.where(at_stop & ~at_start, right, first))
+    first = first.clamp(0, total)
+    return tau.gather(-1, first), tau.gather(-1, first + 1)
+
+
+def _clipped(
+    tau: Tensor, y: Tensor, a: Tensor, lower: Tensor | None, upper: Tensor | None
+) -> Tensor:
+    """Return clip(y - τa) for several τ at once. Shapes (B, K) -> (B, K, n)."""
+    x = y.unsqueeze(-2) - tau.unsqueeze(-1) * a.unsqueeze(-2)
+    if lower is None and upper is None:
+        return x
+    low, high = (b if b is None or b.ndim == 0 else b.unsqueeze(-2) for b in (lower, upper))
+    return x.clamp(low, high)
 
 
 def project_simplex(y: Tensor, total: Scalar) -> Tensor:
@@ -259,8 +246,8 @@ def _check_independent(triangle: Tensor) -> None:
     )
 
 
-def _like(value: Tensor | float | None, y: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else y.new_full((), math.nan if value is None else value)
+def _like(value: Tensor | float, y: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else y.new_full((), value)
 
 
 def _column(value: Scalar, y: Tensor) -> Tensor:

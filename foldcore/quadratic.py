@@ -57,9 +57,7 @@ class QuadraticProgram(ParametricProblem):
         for name in ("lower", "upper"):
             value = getattr(self, name)
             if isinstance(value, (int, float)):
-                object.__setattr__(
-                    self, name, torch.full((n,), float(value), dtype=torch.float64)
-                )
+                object.__setattr__(self, name, torch.full((n,), float(value), dtype=torch.float64))
         object.__setattr__(self, "_n", n)
         self._check_shapes(n)
         names = [name for _, (name, _) in self._params_by_field().items()]
@@ -108,7 +106,9 @@ class QuadraticProgram(ParametricProblem):
     @staticmethod
     def _check_constant(name: str, tensor: Tensor) -> None:
         if not tensor.is_floating_point():
-            raise ProblemError(f"QuadraticProgram: {name} must be floating point, got {tensor.dtype}.")
+            raise ProblemError(
+                f"QuadraticProgram: {name} must be floating point, got {tensor.dtype}."
+            )
         if bool(tensor.isnan().any()):
             raise ProblemError(f"QuadraticProgram: {name} contains NaN.")
         if tensor.requires_grad:

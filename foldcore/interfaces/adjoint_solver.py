@@ -45,7 +45,9 @@ class FixedPointOperator(ABC):
         Raises:
             UnsupportedError: If the operator has no forward product.
         """
-        raise UnsupportedError(f"{type(self).__name__} has no jvp; use an adjoint solver without it.")
+        raise UnsupportedError(
+            f"{type(self).__name__} has no jvp; use an adjoint solver without it."
+        )
 
     def dense(self) -> Tensor:
         """Return Φ assembled, (B, s, s), or (1, s, s) where ``shared_by_batch``. Costs s products."""

@@ -102,9 +102,7 @@ def reference_adjoint(matrix: Tensor, cotangent: Tensor) -> Tensor:
     """
     phi = matrix.double().expand(cotangent.shape[0], -1, -1)
     eye = torch.eye(phi.shape[-1], dtype=torch.float64, device=phi.device)
-    rows = [
-        torch.linalg.solve(eye - phi[i].mT, cotangent[i].double()) for i in range(phi.shape[0])
-    ]
+    rows = [torch.linalg.solve(eye - phi[i].mT, cotangent[i].double()) for i in range(phi.shape[0])]
     return torch.stack(rows)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from foldcore.errors import UnsupportedError
-from foldcore.interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
-from foldcore.linalg import solve_square
-from foldcore.plugin_config import PluginConfig
-from foldcore.solution import AdjointSolution
+from foldcore import (
+    AdjointSolution,
+    AdjointSolver,
+    FixedPointOperator,
+    PluginConfig,
+    UnsupportedError,
+    solve_checked,
+    solve_square,
+)
 
 from .config import DirectConfig
 from .scaling import ScaledSystem
@@ -22,9 +27,10 @@ class DirectAdjoint(AdjointSolver):
     """Solve once, measure, and refine where the measurement asks for it.
 
     Invariant: the residual is measured by ``operator.vjp``, not by the matrix that was solved
-    with, so that a wrong ``dense`` or ``solve_transposed`` shows as not converged. Singular
-    samples and those that are not finite end as not converged, with a finite v; nothing is
-    regularised. Samples never mix.
+    with, so that a wrong ``dense`` or ``solve_transposed`` shows as not converged. Samples that
+    are not finite, or whose I - Φᵀ is singular to working precision, end as not converged with
+    v = g and its true residual, even where g lies in the range: v is then not unique, and LU would
+    pick one at random. Nothing is regularised. Samples never mix.
 
     Where the operator offers ``solve_transposed`` that is used. Otherwise Φ is assembled, (B, s, s)
     or (s, s) where shared by the batch, which is then factored once for all samples.
@@ -53,18 +59,18 @@ class DirectAdjoint(AdjointSolver):
         if operator.zero or not bool(system.nonzero.any()):
             return system.report(system.cotangent, norm, used)
 
-        inverse, adjoint, products = _solve_first(operator, system.cotangent)
-        solved = adjoint.isfinite().all(-1, keepdim=True)
-        adjoint = torch.where(solved, adjoint, system.cotangent)
+        first = _solve_first(operator, system.cotangent)
+        solved = first.solved & first.adjoint.isfinite().all(-1)
+        adjoint = torch.where(solved.unsqueeze(-1), first.adjoint, system.cotangent)
         residual = system.cotangent - adjoint + operator.vjp(adjoint)
-        used = used + (products + 1) * system.nonzero
+        used = used + (first.products + 1) * system.nonzero
         norm = torch.where(system.nonzero, torch.linalg.vector_norm(residual, dim=-1), norm)
         for _ in range(self.config.refine):
-            active = (norm > system.tolerance) & norm.isfinite() & solved.squeeze(-1)
+            active = (norm > system.tolerance) & norm.isfinite() & solved
             if not bool(active.any()):
                 break
             wanted = torch.where(active.unsqueeze(-1), residual, torch.zeros_like(residual))
-            trial = adjoint + inverse(wanted)
+            trial = adjoint + first.inverse(wanted)
             trial_residual = system.cotangent - trial + operator.vjp(trial)
             used = used + active
             trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
@@ -72,31 +78,50 @@ class DirectAdjoint(AdjointSolver):
             adjoint = torch.where(better.unsqueeze(-1), trial, adjoint)
             residual = torch.where(better.unsqueeze(-1), trial_residual, residual)
             norm = torch.where(better, trial_norm, norm)
-        return system.report(adjoint, norm, used)
+        answer = system.report(adjoint, norm, used)
+        return replace(answer, converged=answer.converged & (solved | ~system.nonzero))
 
 
-def _solve_first(
-    operator: FixedPointOperator, cotangent: Tensor
-) -> tuple[Callable[[Tensor], Tensor], Tensor, int]:
-    """Return a solve with I - Φᵀ, what it gives for g, and the products it took per sample."""
+@dataclass(frozen=True)
+class _First:
+    """A solve with I - Φᵀ, and what it gave for g.
+
+    Attributes:
+        inverse: (B, s) -> (B, s), for further right-hand sides.
+        adjoint: Shape (B, s).
+        solved: False where I - Φᵀ is known to be singular. Shape (B,), bool.
+        products: With Φᵀ, per sample.
+    """
+
+    inverse: Callable[[Tensor], Tensor]
+    adjoint: Tensor
+    solved: Tensor
+    products: int
+
+
+def _solve_first(operator: FixedPointOperator, cotangent: Tensor) -> _First:
     try:
-        return operator.solve_transposed, operator.solve_transposed(cotangent), 0
+        adjoint = operator.solve_transposed(cotangent)
     except UnsupportedError:
-        system = _assembled(operator)
-
-    def inverse(right: Tensor) -> Tensor:
-        return solve_square(system, right)
-
-    # An operator that knows its matrix overrides dense(); the inherited one costs s products.
-    assembled = type(operator).dense is FixedPointOperator.dense
-    return inverse, inverse(cotangent), operator.size if assembled else 0
+        return _factorise(operator, cotangent)
+    everywhere = torch.ones_like(cotangent[:, 0], dtype=torch.bool)
+    return _First(operator.solve_transposed, adjoint, everywhere, 0)
 
 
-def _assembled(operator: FixedPointOperator) -> Tensor:
-    """Return I - Φᵀ, (s, s) where shared by the batch, else (B, s, s); I where not finite."""
+def _factorise(operator: FixedPointOperator, cotangent: Tensor) -> _First:
     phi = operator.dense()
     eye = torch.eye(operator.size, dtype=phi.dtype, device=phi.device)
     # LAPACK need not keep a sample's NaN to itself, nor return from it.
-    finite = phi.isfinite().all(-1).all(-1)[:, None, None]
-    system = torch.where(finite, eye - phi.mT, eye)
-    return system[0] if operator.shared_by_batch else system
+    finite = phi.isfinite().all(-1).all(-1)
+    system = torch.where(finite[:, None, None], eye - phi.mT, eye)
+    if operator.shared_by_batch:
+        system = system[0]
+    adjoint, singular = solve_checked(system, cotangent)
+    # An operator that knows its matrix overrides dense(); the inherited one costs s products.
+    inherited = type(operator).dense is FixedPointOperator.dense
+    return _First(
+        inverse=lambda right: solve_square(system, right),
+        adjoint=adjoint,
+        solved=finite & ~singular,
+        products=operator.size if inherited else 0,
+    )

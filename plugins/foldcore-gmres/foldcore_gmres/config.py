@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from foldcore.plugin_config import IterativeConfig
+from foldcore import IterativeConfig
 
 
 class GMRESConfig(IterativeConfig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore.interfaces.adjoint_solver import FixedPointOperator
+from foldcore import FixedPointOperator
 
 
 def run_cycle(

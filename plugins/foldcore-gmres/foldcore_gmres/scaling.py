@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldcore.solution import AdjointSolution
+from foldcore import AdjointSolution
 
 RTOL_FLOOR = 50.0
 """In machine epsilons of the dtype: a smaller relative tolerance cannot be told from rounding."""

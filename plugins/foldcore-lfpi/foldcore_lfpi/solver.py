@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foldcore.interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
-from foldcore.plugin_config import PluginConfig
-from foldcore.solution import AdjointSolution
+from foldcore import AdjointSolution, AdjointSolver, FixedPointOperator, PluginConfig
 
 from .anderson import Anderson
 from .config import LFPIConfig

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from foldcore import (
     BoundRule,
     Duals,
@@ -30,7 +32,6 @@ from foldcore import (
     rmatvec,
     solve_checked,
 )
-from torch import Tensor
 
 from .config import NewtonConfig
 

@@ -35,7 +35,9 @@ class OSQPConfig(IterativeConfig):
         None, gt=0, description="Largest time for one sample (seconds); none if not set."
     )
     scaling: int = Field(
-        10, ge=0, description="Passes of Ruiz equilibration of P and the constraints (count); 0 is off."
+        10,
+        ge=0,
+        description="Passes of Ruiz equilibration of P and the constraints (count); 0 is off.",
     )
     verbose: bool = Field(False, description="Whether OSQP prints its progress (yes/no).")
 

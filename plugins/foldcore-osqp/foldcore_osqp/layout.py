@@ -107,9 +107,7 @@ class Layout:
             rows = target[block.rows]
             used = rows >= 0
             blocks.append(
-                replace(
-                    block, rows=rows[used], cols=block.cols[used], source=block.source[used]
-                )
+                replace(block, rows=rows[used], cols=block.cols[used], source=block.source[used])
             )
         columns = np.concatenate([self.bounded, np.full(self._anchor, self.n)])
         first = self.n_equality + self.kept.size
@@ -146,8 +144,12 @@ class Layout:
         rows = [_numpy(duals.equality), _numpy(duals.inequality)[:, self.kept], bounds, zeros]
         return np.concatenate([x, zeros], 1), np.concatenate(rows, 1)
 
-    def duals(self, y: Floats, batch: Batch) -> Duals:
-        """Translate OSQP's y (B, rows), positive at u and negative at l, to foldcore's signs."""
+    def duals(self, y: Floats, batch: Batch, like: Tensor) -> Duals:
+        """Translate OSQP's y (B, rows), positive at u and negative at l, to foldcore's signs.
+
+        Args:
+            like: Any tensor of the dtype and device of the result.
+        """
         start = self.n_equality + self.kept.size
         end = start + self.bounded.size
         above = np.where(batch.u < INFINITY, np.maximum(y, 0.0), 0.0)
@@ -157,8 +159,8 @@ class Layout:
         inequality[:, self.kept] = above[:, self.n_equality : start]
         lower[:, self.bounded] = below[:, start:end]
         upper[:, self.bounded] = above[:, start:end]
-        equality = np.ascontiguousarray(y[:, : self.n_equality])
-        return Duals(*map(torch.from_numpy, (equality, inequality, lower, upper)))
+        parts = (y[:, : self.n_equality], inequality, lower, upper)
+        return Duals(*(torch.tensor(part).to(like) for part in parts))
 
 
 def _identity(rows: Integers, cols: Integers) -> Block:

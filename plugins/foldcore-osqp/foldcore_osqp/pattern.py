@@ -120,3 +120,8 @@ class Pattern:
     def matrix(self, values: Floats) -> Any:
         """Return a scipy CSC matrix; zeros among the values stay explicit."""
         return scipy.sparse.csc_matrix((values, self._indices, self._starts), shape=self.shape)
+
+
+def row_of(values: Floats, sample: int) -> Floats:
+    """Return a sample's row of values that are shared (k,) or one row per sample (B, k)."""
+    return values if values.ndim == 1 else np.ascontiguousarray(values[sample])

@@ -33,12 +33,12 @@ class OSQPSolver(Solver):
         history_free="bitwise",
     )
 
-    def __init__(self, config: PluginConfig) -> None:
-        self.config = OSQPConfig.model_validate(config.model_dump())
+    def __init__(self, config: OSQPConfig) -> None:
+        self._config = config
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:
         return 20.0 if structure.problem_class in cls.capabilities.problem_classes else 0.0
 
     def open(self, structure: ProgramStructure) -> Session:
-        return OSQPSession(self.config, structure)
+        return OSQPSession(self._config, structure)

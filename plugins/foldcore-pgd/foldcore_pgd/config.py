@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from foldcore import FoldConfig, PluginConfig
 from pydantic import Field
+
+from foldcore import FoldConfig, PluginConfig
 
 
 class PGDConfig(PluginConfig):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+
 from foldcore import (
     BoundRule,
     InnerFold,

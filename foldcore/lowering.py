@@ -1,0 +1,190 @@
+"""Lower nonsmooth terms Σ w_i |(Dx)_i| to linear ones in auxiliary variables t >= |Dx|.
+
+minimise f(x) + wᵀt  s.t.  Dx - t <= 0, -Dx - t <= 0: the form of equation (33) of Kotary, Dinh,
+Fioretto. Solvers and certificates see the lowered program; rules that know proximal operators see
+the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .functions import BatchedFunction
+from .linalg import matvec, to_dense
+from .merge import concatenate
+from .param import Param
+from .problem_base import ProblemClass, ProgramStructure
+from .program import SmoothProgram
+from .quadratic import QuadraticProgram
+from .quadratic_data import DATA_FIELDS, QuadraticData
+from .solution import Duals, Solution
+
+if TYPE_CHECKING:
+    from .atoms import Regularizer
+
+
+class Lowering:
+    """A program without regularizers that has the same solutions, and the way there and back.
+
+    Attributes:
+        program: In variables (x, t); the original itself if it has no regularizers.
+    """
+
+    def __init__(self, original: SmoothProgram) -> None:
+        self._original = original
+        self._terms = [atom.absolute_terms(original.n) for atom in original.regularizers]
+        self.program = original if not self._terms else self._lower()
+
+    def complete(self, x: Tensor) -> Tensor:
+        """Return (x, |Dx|) for points x, (B, n) -> (B, n + k); complete points are returned as is."""
+        if x.shape[-1] == self.program.n:
+            return x
+        return torch.cat([x, *(matvec(operator, x).abs() for operator, _ in self._terms)], dim=-1)
+
+    def restrict(self, solution: Solution) -> Solution:
+        """Return a solution of the lowered program in the original's variables and rows."""
+        if not self._terms:
+            return solution
+        n, duals = self._original.n, solution.duals
+        if duals is not None:
+            duals = Duals(
+                equality=duals.equality,
+                inequality=duals.inequality[:, : self._original.n_inequality],
+                lower=duals.lower[:, :n],
+                upper=duals.upper[:, :n],
+            )
+        return replace(solution, primal=solution.primal[:, :n], duals=duals)
+
+    def _lower(self) -> SmoothProgram:
+        original = self._original
+        data = _lower_data(original.data, self._terms)
+        wrapped = {
+            role: _on_first(function, original.n)
+            for role, function in original.functions.items()
+            if role != "objective"
+        }
+        objective = original.functions.get("objective")
+        if objective is not None:
+            weights = concatenate([w for _, w in self._terms], dim=-1, sample_dims=1)
+            wrapped["objective"] = _with_linear(objective, original.n, weights)
+        return SmoothProgram(
+            data,
+            batch=original.batch,
+            structure=original.structure,
+            params=original.params,
+            objective=wrapped.get("objective"),
+            equality=wrapped.get("equality"),
+            inequality=wrapped.get("inequality"),
+            function_rows=original.function_rows,
+            sets=(),
+        )
+
+
+def _on_first(function: BatchedFunction, n: int) -> BatchedFunction:
+    return function.wrapped(lambda inner: lambda z, params: inner(z[:n], params), {})
+
+
+def _with_linear(function: BatchedFunction, n: int, weights: Tensor) -> BatchedFunction:
+    def wrap(
+        inner: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+    ) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        return lambda z, params: inner(z[:n], params) + params["auxiliary weights"] @ z[n:]
+
+    return function.wrapped(wrap, {"auxiliary weights": (weights, weights.ndim == 2)})
+
+
+def _lower_data(data: QuadraticData, terms: Sequence[tuple[Tensor, Tensor]]) -> QuadraticData:
+    k = sum(int(weights.shape[-1]) for _, weights in terms)
+    n = data.n
+    found: dict[str, Tensor] = {}
+
+    def padded(value: Tensor, dims: int, fill: float = 0.0) -> Tensor:
+        pad = (0, k) if dims == 1 else (0, k, 0, k)
+        return torch.nn.functional.pad(value, pad, value=fill)
+
+    for name, value in data.items():
+        dense = to_dense(value)
+        if name in ("P", "quadratic_P"):
+            found[name] = padded(dense, 2)
+        elif name in ("A", "G", "quadratic_q"):
+            found[name] = padded(dense, 1)
+        elif name in ("lower", "upper"):
+            found[name] = padded(dense, 1, -float("inf") if name == "lower" else float("inf"))
+        elif name != "q":
+            found[name] = dense
+    weights = [w for _, w in terms]
+    like = weights[0]
+    linear = like.new_zeros(n) if data.q is None else data.q
+    found["q"] = concatenate([linear, *weights], dim=-1, sample_dims=1)
+    rows = _epigraph_rows(terms, k)
+    zeros = like.new_zeros(2 * k)
+    held = [found["G"]] if "G" in found else []
+    found["G"] = concatenate([*held, rows], dim=-2, sample_dims=2)
+    held = [found["h"]] if "h" in found else []
+    found["h"] = concatenate([*held, zeros], dim=-1, sample_dims=1)
+    return QuadraticData(n=n + k, **found)
+
+
+def _epigraph_rows(terms: Sequence[tuple[Tensor, Tensor]], k: int) -> Tensor:
+    """Return [[D, -I], [-D, -I]] for the stacked operators, (2k, n + k) or (B, 2k, n + k)."""
+    operator = concatenate([d for d, _ in terms], dim=-2, sample_dims=2)
+    minus = -torch.eye(k, dtype=operator.dtype, device=operator.device)
+    minus = minus.expand(*operator.shape[:-2], k, k)
+    upper = torch.cat([operator, minus], dim=-1)
+    lower = torch.cat([-operator, minus], dim=-1)
+    return torch.cat([upper, lower], dim=-2)
+
+
+def lowered_structure(
+    structure: ProgramStructure,
+    regularizers: Sequence[Regularizer],
+    example: Mapping[str, Tensor],
+) -> ProgramStructure:
+    """Return the structure of the lowered program.
+
+    Args:
+        structure: Of the original problem.
+        regularizers: Its declared regularizers.
+        example: Values of the regularizers' parameters and constants by name; only what does
+            not depend on parameters is taken from them.
+    """
+    if not regularizers:
+        return structure
+    template = structure.template
+    terms = [
+        atom.bind(example, f"regularizer{i}").absolute_terms(structure.n)
+        for i, atom in enumerate(regularizers)
+    ]
+    k = sum(int(weights.shape[-1]) for _, weights in terms)
+    values = {
+        name: torch.zeros(value.shape, dtype=torch.float64) if isinstance(value, Param) else value
+        for name in DATA_FIELDS
+        if (value := getattr(template, name)) is not None
+    }
+    data = _lower_data(QuadraticData(n=structure.n, **values), terms)
+    varying = set(template.varying)
+    if any(atom.params(f"regularizer{i}") for i, atom in enumerate(regularizers)):
+        varying |= {"q", "G"}
+    lowered = QuadraticProgram(
+        **{
+            name: Param(*value.shape, name=name) if name in varying else value
+            for name, value in data.items()
+        }
+    )
+    smooth = structure.smooth_objective or structure.smooth_constraints
+    base = lowered.structure
+    return replace(
+        structure,
+        n=structure.n + k,
+        n_inequality=structure.n_inequality + 2 * k,
+        problem_class=ProblemClass.NLP if smooth else base.problem_class,
+        template=lowered,
+        sets=(),
+        only_set=False,
+        has_regularizers=False,
+    )

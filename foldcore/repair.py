@@ -1,0 +1,68 @@
+"""Keep failed samples from harming the others: donors before the fold, fillers after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .inputs import Inputs
+from .outcome import Outcome
+from .solution import Duals, Solution
+
+
+def repaired_inputs(inputs: Inputs, outcome: Outcome) -> Inputs:
+    """Replace failed samples by a good one, so that they can harm nothing shared."""
+    if outcome.failed and outcome.donor is not None and inputs.batched:
+        return inputs.with_donor(outcome.mask(inputs.device), outcome.donor)
+    return inputs
+
+
+def with_donor_rows(raw: Solution, outcome: Outcome) -> Solution:
+    """Give failed samples the primal and duals of a good one, to match their replaced inputs."""
+    donor = outcome.donor
+    if not outcome.failed or donor is None:
+        return raw
+    failed = outcome.mask(raw.primal.device)
+
+    def repaired(value: Tensor) -> Tensor:
+        return torch.where(failed[:, None], value[donor], value)
+
+    duals = raw.duals
+    if duals is not None:
+        duals = Duals(**{name: repaired(value) for name, value in vars(duals).items()})
+    return replace(raw, primal=repaired(raw.primal), duals=duals)
+
+
+def masked(solution: Solution, outcome: Outcome, device: torch.device, filler: float) -> Solution:
+    """Return the solution with failed samples set to the filler, cut off from autograd."""
+    solution = replace(solution, status=tuple(outcome.status), messages=tuple(outcome.messages))
+    if not outcome.failed:
+        return solution
+    failed = outcome.mask(device)[:, None]
+    duals = solution.duals
+    if duals is not None:
+        duals = Duals(
+            **{name: torch.where(failed, filler, value) for name, value in vars(duals).items()}
+        )
+    return replace(solution, primal=torch.where(failed, filler, solution.primal), duals=duals)
+
+
+def dead_solution(inputs: Inputs, n: int, outcome: Outcome, filler: float) -> Solution:
+    """Return a solution in which every sample failed; its gradients are exactly zero."""
+    primal = torch.full((inputs.batch, n), filler, dtype=inputs.dtype, device=inputs.device)
+    if inputs.needs_grad:
+        links = [v.sum() for v in inputs.values.values() if v.requires_grad]
+        primal = torch.where(
+            torch.ones_like(primal, dtype=torch.bool), primal, torch.stack(links).sum()
+        )
+    return Solution(primal, tuple(outcome.status), messages=tuple(outcome.messages))
+
+
+def squeeze(solution: Solution) -> Solution:
+    """Drop the batch dimension that an unbatched call does not have."""
+    duals = solution.duals
+    if duals is not None:
+        duals = Duals(**{name: value[0] for name, value in vars(duals).items()})
+    return replace(solution, primal=solution.primal[0], duals=duals)
