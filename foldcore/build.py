@@ -7,16 +7,16 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from .callable_solver import CallableSolver
+from .candidate import PluginT
 from .config import FoldConfig, PluginReference
 from .defaults import choose_adjoint, choose_rule, choose_solver
 from .errors import ConfigError
 from .fold import Fold
-from .interfaces.adjoint_solver import AdjointSolver
 from .interfaces.solver_interface import Solver
 from .interfaces.update_rule import UpdateRule
 from .plugin_config import IterativeConfig, PluginConfig
@@ -27,8 +27,6 @@ _INNER_FACTOR = 0.01
 """Inner tolerances relative to outer ones, where the user set none."""
 _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
-
-Plugin = TypeVar("Plugin", Solver, UpdateRule, AdjointSolver)
 
 
 def build(config: FoldConfig | Mapping[str, Any] | str | Path) -> Fold:
@@ -116,8 +114,8 @@ def _build_fold(
     config = _inherit(config, outer)
     _check_names(problem)
     inner_call = outer is not None
-    solver = _plugin(config.solver, solvers, at("solver"), inner_call, Solver)
-    rule = _plugin(config.rule, update_rules, at("rule"), inner_call, UpdateRule)
+    solver = _plugin(config.solver, solvers, at("solver"), inner_call)
+    rule = _plugin(config.rule, update_rules, at("rule"), inner_call)
     if solver is None:
         solver = choose_solver(problem, rule, at("solver"))
     reason = solver.unsupported_reason(problem.lowered_structure)
@@ -129,7 +127,7 @@ def _build_fold(
     inner: dict[str, Fold] = {}
     if rule is not None:
         _check_rule(rule, solver, problem, path=at("rule"))
-        adjoint = _plugin(config.adjoint, adjoint_solvers, at("adjoint"), inner_call, AdjointSolver)
+        adjoint = _plugin(config.adjoint, adjoint_solvers, at("adjoint"), inner_call)
         adjoint = adjoint or choose_adjoint(at("adjoint"))
         inner = _inner_folds(rule, problem, config, at("rule"))
     elif config.adjoint is not None:
@@ -196,34 +194,29 @@ def _inherit(config: FoldConfig, outer: FoldConfig | None) -> FoldConfig:
 
 
 def _plugin(
-    reference: PluginReference | None,
-    registry: Registry[Any],
-    path: str,
-    inner: bool,
-    interface: type[Plugin],
-) -> Plugin | None:
+    reference: PluginReference | None, registry: Registry[PluginT], path: str, inner: bool
+) -> PluginT | None:
     if reference is None:
         return None
     if reference.kind is None:
-        return _from_object(reference.instance, path, interface)
+        return _from_object(reference.instance, registry, path)
     plugin_class = registry.load(reference.kind, path)
     config = _plugin_config(plugin_class.config_class, reference.options, path, inner)
-    plugin: Plugin = plugin_class(config)
-    return plugin
+    return plugin_class(config)
 
 
-def _from_object(given: Any, path: str, interface: type[Plugin]) -> Plugin:
-    if isinstance(given, interface):
-        return given
+def _from_object(given: Any, registry: Registry[PluginT], path: str) -> PluginT:
+    interface = registry.interface
     if isinstance(given, type) and issubclass(given, interface):
-        built: Plugin = given(_plugin_config(given.config_class, {}, path, False))
-        return built
-    if interface is Solver and callable(given):
-        return CallableSolver(given)  # type: ignore[return-value]
-    raise ConfigError(
-        f"{path}: got {given!r}; expected a name, a mapping with 'kind', or an object of "
-        f"{interface.__name__}{' or a callable' if interface is Solver else ''}."
-    )
+        given = given(_plugin_config(given.config_class, {}, path, False))
+    elif interface is Solver and not isinstance(given, Solver) and callable(given):
+        given = CallableSolver(given)
+    if not isinstance(given, interface):
+        raise ConfigError(
+            f"{path}: got {given!r}; expected a name, a mapping with 'kind', or an object of "
+            f"{interface.__name__}{' or a callable' if interface is Solver else ''}."
+        )
+    return cast(PluginT, given)
 
 
 def _plugin_config(

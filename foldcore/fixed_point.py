@@ -35,6 +35,7 @@ class RecordedStep(FixedPointOperator):
     def vjp(self, cotangent: Tensor) -> Tensor:
         if self.zero:
             return torch.zeros_like(cotangent)
+        product: Tensor | None
         (product,) = torch.autograd.grad(
             self._updated, self._state, cotangent, retain_graph=True, allow_unused=True
         )
@@ -45,6 +46,7 @@ class RecordedStep(FixedPointOperator):
         if self.zero:
             return torch.zeros_like(tangent)
         probe = torch.zeros_like(tangent, requires_grad=True)
+        pulled: Tensor | None
         (pulled,) = torch.autograd.grad(
             self._updated, self._state, probe, create_graph=True, allow_unused=True
         )
@@ -68,7 +70,7 @@ class _FixedPoint(torch.autograd.Function):
         return state.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
         return ctx.adjoint(cotangent), None, None
 
@@ -87,5 +89,5 @@ def attach_fixed_point(
         adjoint: g -> v, both (B, s). It may hold references to ``updated``: nothing downstream of
             the node is referenced, so no cycle arises.
     """
-    result: Tensor = _FixedPoint.apply(updated, state.detach(), adjoint)
+    result: Tensor = _FixedPoint.apply(updated, state.detach(), adjoint)  # type: ignore[no-untyped-call]
     return result

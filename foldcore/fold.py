@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +209,9 @@ class Fold(nn.Module):
 
     def _iteration(self, program: SmoothProgram) -> IterationMap:
         if self.rule is None:
-            raise ConfigError(f"{self.subject}: this solver runs an update rule, but there is none.")
+            raise ConfigError(
+                f"{self.subject}: this solver runs an update rule, but there is none."
+            )
         bound = self.rule.bind(program, self._inner_folds())
         return IterationMap(
             start=bound.initial,
@@ -219,7 +222,7 @@ class Fold(nn.Module):
         )
 
     def _inner_folds(self) -> dict[str, Fold]:
-        return {name: fold for name, fold in self.inner.items() if isinstance(fold, Fold)}
+        return {name: cast(Fold, fold) for name, fold in self.inner.items()}
 
     def _differentiable(
         self, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
@@ -290,6 +293,7 @@ class Fold(nn.Module):
                 point_of_x = replace(raw, primal=x, duals=recovered.duals)
                 multipliers = lowering.restrict(point_of_x).duals
         return replace(raw, primal=x, duals=multipliers)
+
 
 def _one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperator]:
     """Evaluate one step of the rule on the graph and return it with its Jacobian Φ."""

@@ -43,9 +43,7 @@ class BatchedFunction:
         values = {name: value for name, (value, _) in extra.items()}
         batched = {name for name, dim in self._dims.items() if dim == 0}
         batched |= {name for name, (_, is_batched) in extra.items() if is_batched}
-        return BatchedFunction(
-            wrap(self._function), {**self._params, **values}, frozenset(batched)
-        )
+        return BatchedFunction(wrap(self._function), {**self._params, **values}, frozenset(batched))
 
     def _map(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
         dims: tuple[Any, ...] = (*(0 for _ in arguments), self._dims)
@@ -58,18 +56,21 @@ class BatchedFunction:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """Return ∂f/∂x. Shapes (B, n) -> (B, n) for a scalar function, else (B, m, n)."""
-        return self._map(torch.func.jacrev(self._function), x)
+        derivative: Callable[..., Tensor] = torch.func.jacrev(self._function)
+        return self._map(derivative, x)
 
     def hessian(self, x: Tensor) -> Tensor:
         """Return ∂²f/∂x² of a scalar function. Shapes (B, n) -> (B, n, n)."""
-        return self._map(torch.func.hessian(self._function), x)
+        derivative: Callable[..., Tensor] = torch.func.hessian(self._function)
+        return self._map(derivative, x)
 
     def hessian_product(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return ∂²f/∂x²·t of a scalar function. Shapes (B, n), (B, n) -> (B, n)."""
 
         def product(point: Tensor, direction: Tensor, params: Mapping[str, Tensor]) -> Tensor:
             gradient = torch.func.grad(self._function)
-            return torch.func.jvp(lambda p: gradient(p, params), (point,), (direction,))[1]
+            value: Tensor = torch.func.jvp(lambda p: gradient(p, params), (point,), (direction,))[1]
+            return value
 
         return self._map(product, x, tangent)
 
@@ -80,6 +81,7 @@ class BatchedFunction:
             def weighted(p: Tensor) -> Tensor:
                 return (weight * self._function(p, params)).sum()
 
-            return torch.func.hessian(weighted)(point)
+            value: Tensor = torch.func.hessian(weighted)(point)
+            return value
 
         return self._map(curvature, x, weights)

@@ -48,7 +48,8 @@ def solve_square(matrix: Tensor, right: Tensor) -> Tensor:
     """
     if matrix.ndim == 2:
         solution, _ = torch.linalg.solve_ex(matrix, right.mT)
-        return solution.mT
+        shared: Tensor = solution.mT
+        return shared
     if _batched_lu_may_hang(matrix):
         rows = [
             torch.linalg.solve_ex(matrix[i], right[i].unsqueeze(-1))[0].squeeze(-1)
@@ -56,7 +57,8 @@ def solve_square(matrix: Tensor, right: Tensor) -> Tensor:
         ]
         return torch.stack(rows)
     solution, _ = torch.linalg.solve_ex(matrix, right.unsqueeze(-1))
-    return solution.squeeze(-1)
+    answer: Tensor = solution.squeeze(-1)
+    return answer
 
 
 def solve_checked(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

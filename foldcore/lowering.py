@@ -170,12 +170,7 @@ def lowered_structure(
     varying = set(template.varying)
     if any(atom.params(f"regularizer{i}") for i, atom in enumerate(regularizers)):
         varying |= {"q", "G"}
-    lowered = QuadraticProgram(
-        **{
-            name: Param(*value.shape, name=name) if name in varying else value
-            for name, value in data.items()
-        }
-    )
+    lowered = QuadraticProgram.template(data, varying)
     smooth = structure.smooth_objective or structure.smooth_constraints
     base = lowered.structure
     return replace(

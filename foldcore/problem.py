@@ -202,13 +202,7 @@ class Problem(ParametricProblem):
     ) -> ProgramStructure:
         data = self._bind_data({**example, **self._constants}, frozenset())
         varying = self._varying_fields()
-        template = QuadraticProgram(
-            **{
-                name: Param(*value.shape, name=name) if name in varying else value
-                for name, value in data.items()
-            }
-            or {"q": torch.zeros(self._n, dtype=torch.float64)}
-        )
+        template = QuadraticProgram.template(data, varying)
         smooth = {role for role in self._functions if role not in self._extracted}
         rows = {
             role: int(self._functions[role](self._probe(), example).shape[0])
@@ -410,14 +404,10 @@ def _as_bound(name: str, bound: float | Tensor | Param, n: int) -> Tensor | Para
     return bound
 
 
-def _classify(
-    base: ProgramStructure, data: QuadraticData, convex: bool | None
-) -> ProblemClass:
+def _classify(base: ProgramStructure, data: QuadraticData, convex: bool | None) -> ProblemClass:
     quadratic_rows = data.n_quadratic > 0
     if data.P is None and not quadratic_rows:
         return ProblemClass.LP
     if convex is False:
         return ProblemClass.NONCONVEX_QCQP if quadratic_rows else ProblemClass.NONCONVEX_QP
     return ProblemClass.QCQP if quadratic_rows else ProblemClass.QP
-
-

@@ -92,9 +92,10 @@ def project_box_hyperplane(
     slope = torch.where(free, a, zero)
     curvature = (slope * slope).sum(-1, keepdim=True)
     excess = (slope * y + a * held).sum(-1, keepdim=True) - offset
-    tau = excess / torch.where(curvature > 0, curvature, 1.0)
+    moves = curvature > 0
+    tau = torch.where(moves, excess / torch.where(moves, curvature, 1.0), zero)
     # Rounding may carry τ out of its segment, and far out where the slope is small.
-    drift = torch.where(curvature > 0, tau.clamp(start, stop) - tau, zero)
+    drift = torch.where(moves, tau.clamp(start, stop) - tau, zero)
     tau = tau + drift.detach()
     return project_box(torch.where(free, y - tau * a, held), low, high)
 

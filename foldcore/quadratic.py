@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import ProblemError
-from .linalg import to_dense
 from .param import Param
 from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
 from .program import SmoothProgram
@@ -103,6 +103,24 @@ class QuadraticProgram(ParametricProblem):
             if isinstance(tensor, Tensor):
                 self._check_constant(name, tensor)
 
+    @classmethod
+    def template(cls, data: QuadraticData, varying: Collection[str]) -> QuadraticProgram:
+        """Return a declaration with the constants of ``data`` and a Param for what varies.
+
+        Args:
+            data: Example data of one sample; only shapes matter for varying fields.
+            varying: Names of the fields that are parameters; each Param is named after its field.
+        """
+        fields: dict[str, Any] = {}
+        for name, value in data.items():
+            if name in varying:
+                fields[name] = Param(*value.shape, name=name)
+            elif isinstance(value, SparseMatrix):
+                fields[name] = Sparse(value.rows, value.cols, value.shape, value.values)
+            else:
+                fields[name] = value
+        return cls(**(fields or {"q": torch.zeros(data.n, dtype=torch.float64)}))
+
     @staticmethod
     def _check_constant(name: str, tensor: Tensor) -> None:
         if not tensor.is_floating_point():
@@ -140,7 +158,7 @@ class QuadraticProgram(ParametricProblem):
         return int(self.__dict__["_n"])
 
     @cached_property
-    def params(self) -> Mapping[str, Param]:  # type: ignore[override]
+    def params(self) -> Mapping[str, Param]:
         return dict(self._params_by_field().values())
 
     @cached_property
@@ -149,7 +167,7 @@ class QuadraticProgram(ParametricProblem):
         return {field: name for field, (name, _) in self._params_by_field().items()}
 
     @cached_property
-    def constants(self) -> Mapping[str, Tensor]:  # type: ignore[override]
+    def constants(self) -> Mapping[str, Tensor]:
         found: dict[str, Tensor] = {}
         for field in DATA_FIELDS:
             value = getattr(self, field)
@@ -162,7 +180,7 @@ class QuadraticProgram(ParametricProblem):
         return found
 
     @cached_property
-    def structure(self) -> ProgramStructure:  # type: ignore[override]
+    def structure(self) -> ProgramStructure:
         convex = self._convexity()
         if self.quadratic_r is not None:
             kind = ProblemClass.NONCONVEX_QCQP if convex is False else ProblemClass.QCQP
@@ -190,7 +208,7 @@ class QuadraticProgram(ParametricProblem):
                 known.append(True if param.psd else None)
             elif isinstance(value, Sparse):
                 known.append(None)
-            else:
+            elif isinstance(value, Tensor):
                 known.append(bool(is_positive_semidefinite(value).all()))
         if False in known:
             return False
@@ -224,7 +242,8 @@ class QuadraticProgram(ParametricProblem):
 def is_positive_semidefinite(matrix: Tensor) -> Tensor:
     """Return whether the symmetric part is positive semidefinite up to rounding. Shape (*batch,), bool."""
     symmetric = (matrix + matrix.mT) / 2
-    values = torch.linalg.eigvalsh(to_dense(symmetric).detach())
+    values = torch.linalg.eigvalsh(symmetric.detach())
     size = values.abs().amax(-1)
     tolerance = 100 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
-    return values.amin(-1) >= -tolerance * size
+    result: Tensor = values.amin(-1) >= -tolerance * size
+    return result

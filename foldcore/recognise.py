@@ -44,7 +44,8 @@ class Coefficients:
 
     def __call__(self, params: Params) -> tuple[Tensor, Tensor, Tensor]:
         """Return (quadratic, linear, constant)."""
-        return self.quadratic(params), *self.affine(params)
+        linear, constant = self.affine(params)
+        return self.quadratic(params), linear, constant
 
     def quadratic(self, params: Params) -> Tensor:
         """Return the symmetric Hessians: (n, n) of a scalar function, else (m, n, n)."""
@@ -55,7 +56,7 @@ class Coefficients:
     def affine(self, params: Params) -> tuple[Tensor, Tensor]:
         """Return (linear, constant) from one evaluation: ∂f/∂x(0), (n,) or (m, n), and f(0)."""
         function, origin = self._bound(params), self._origin(params)
-        constant, pull = torch.func.vjp(function, origin)
+        constant, pull = torch.func.vjp(function, origin)[:2]
         if constant.ndim == 0:
             return pull(torch.ones_like(constant))[0], constant
         if constant.shape[0] > self.n:

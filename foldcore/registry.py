@@ -74,6 +74,11 @@ class Registry(Generic[PluginT]):
         self._installed: tuple[Candidate[PluginT], ...] = ()
         self._explicit: dict[str, Candidate[PluginT]] = {}
 
+    @property
+    def interface(self) -> type[object]:
+        """The abstract class that its plugins implement."""
+        return self._requirements.interface
+
     def names(self) -> tuple[str, ...]:
         """Return the names that can be asked for, sorted. Imports nothing."""
         return tuple(sorted({c.name for c in self._candidates() if not c.disabled}))

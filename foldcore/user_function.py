@@ -113,7 +113,9 @@ def _asked_names(
     except (TypeError, ValueError) as error:
         raise ProblemError(f"Problem: {role} is no function with a signature: {error}.") from error
     if not parameters:
-        raise ProblemError(f"Problem: {role} takes no argument; it is called as {role}(x, **params).")
+        raise ProblemError(
+            f"Problem: {role} takes no argument; it is called as {role}(x, **params)."
+        )
     if any(p.kind is p.VAR_KEYWORD for p in parameters[1:]):
         return tuple(sorted(declared)), module is not None
     named = [p for p in parameters[1:] if p.kind is not p.VAR_POSITIONAL]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as fn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -58,6 +58,48 @@ def functional(x: Tensor, p: Params) -> Tensor:
     return torch.func.functional_call(LINEAR, weights, (x,)).square().sum()
 
 
+STRUCTURAL: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.reshape(2, 2).rot90().t().fliplr().flipud().ravel(),
+    lambda x: x.tile(2).repeat(2).unfold(0, 3, 2).sum((0, 1)),
+    lambda x: torch.vstack([x, x]).mean(0) + torch.hstack([x, x])[N:],
+    lambda x: torch.dstack([x, x]).squeeze().unsqueeze(0).movedim(0, -1),
+    lambda x: torch.column_stack([x, x]).swapaxes(0, 1).unflatten(1, (2, 2)),
+    lambda x: torch.block_diag(x, x.reshape(2, 2)).diag(),
+    lambda x: sum(torch.meshgrid(x, x, indexing="ij")),  # type: ignore[arg-type]
+    lambda x: torch.broadcast_tensors(x, x.reshape(N, 1))[1].triu().tril().trace(),
+    lambda x: torch.atleast_2d(x).expand(3, N).permute(1, 0).contiguous().view(3, N).clone(),
+    lambda x: x.index_fill(0, INDEX, 0.0) + x.index_copy(0, INDEX, x[2:]),
+    lambda x: x.scatter_add(0, INDEX, x[:2]) - x.scatter(0, INDEX, x[2:]),
+    lambda x: torch.slice_scatter(x, x[:2], 0, 1, 3) + x.take(torch.tensor([1, 1, 0, 3])),
+    lambda x: torch.diagonal_scatter(torch.outer(U, x), x).take_along_dim(INDEX[None], 1),
+    lambda x: torch.stack(x.split(2)) + torch.stack(x.chunk(2)) + torch.stack(x.tensor_split(2)),
+    lambda x: x.select(0, 1) + x.narrow(0, 1, 2) + x.unbind()[3] + x.diag_embed()[0, 0],
+    lambda x: torch.addmm(x, V, V * x) + torch.addbmm(V * x, V[None], (V * x)[None]),
+    lambda x: fn.conv2d(x.reshape(1, 1, 2, 2), V[None, None, :2, :2]).flatten() * torch.vdot(U, x),
+    lambda x: torch.inner(V, x) - torch.ger(x, U).mv(U) + torch.mm(V, x[:, None]).mT[0],
+    lambda x: torch.bmm(V[None], torch.diagflat(x)[None]).sum(0),
+    lambda x: torch.linalg.multi_dot([V, x[:, None], U[None]]),
+    lambda x: +x - torch.sub(U * 0 + x, x, alpha=3) + torch.rsub(x, x) + x.double().positive(),
+    lambda x: (
+        x.expand_as(V).reshape_as(V).view_as(V.mT).type_as(V) * torch.linalg.cross(U[:3], x[:3])[0]
+    ),
+]
+
+
+@pytest.mark.parametrize("index", range(len(STRUCTURAL)))
+def test_structural_operations(index: int) -> None:
+    """Multilinear forms of small degree without a constant term or a parameter."""
+
+    def function(x: Tensor, p: Params) -> Tensor:
+        return STRUCTURAL[index](x)
+
+    found = trace(function, N, PARAMS)
+    assert isinstance(found, Polynomial), found
+    assert all(not names for names in found.parts.values())
+    check_claims(function, found.parts)
+    assert coefficients_along(function, rand(N), PARAMS, found.degree)[-3].abs().max() > 1e-3
+
+
 # name: (function, {degree: names of the parameters that it depends on})
 PROVEN: dict[str, tuple[Function, dict[int, str]]] = {
     "constant": (lambda x, p: torch.ones((), dtype=torch.float64), {0: ""}),
@@ -70,7 +112,7 @@ PROVEN: dict[str, tuple[Function, dict[int, str]]] = {
     "quadratic": (lambda x, p: x @ V @ x, {2: ""}),
     "qp": (lambda x, p: 0.5 * x @ p["M"] @ x + p["c"] @ x, {1: "c", 2: "M"}),
     "distance": (lambda x, p: (x - p["c"]).square().sum(), {0: "c", 1: "c", 2: ""}),
-    "mse": (lambda x, p: F.mse_loss(x, p["c"]), {0: "c", 1: "c", 2: ""}),
+    "mse": (lambda x, p: fn.mse_loss(x, p["c"]), {0: "c", 1: "c", 2: ""}),
     "variance": (lambda x, p: x.var(), {2: ""}),
     "sign_of_c": (lambda x, p: ((p["c"] > 0).double() * x**2).sum(), {2: "c"}),
     "product_of_params": (lambda x, p: (p["c"] * p["d"]) @ x, {1: "cd"}),
@@ -98,8 +140,8 @@ PROVEN: dict[str, tuple[Function, dict[int, str]]] = {
     "python_square": (lambda x, p: sum(x[i] ** 2 for i in range(N)), {0: "", 2: ""}),
     "float_exponent": (lambda x, p: (x**2.0).sum(), {2: ""}),
     "zeroth_power": (lambda x, p: (x**0).sum(), {0: ""}),
-    "padding": (lambda x, p: F.pad(x, (1, 1)), {1: ""}),
-    "padding_value": (lambda x, p: F.pad(x, (1, 1), value=2.0), {0: "", 1: ""}),
+    "padding": (lambda x, p: fn.pad(x, (1, 1)), {1: ""}),
+    "padding_value": (lambda x, p: fn.pad(x, (1, 1), value=2.0), {0: "", 1: ""}),
     "module": (lambda x, p: LINEAR(x), {0: "", 1: ""}),
     "functional_call": (functional, {0: "c", 1: "Mc", 2: "M"}),
     "addmv": (lambda x, p: torch.addmv(p["c"], V, x), {0: "c", 1: ""}),
@@ -213,7 +255,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "abs": (lambda x, p: x.abs().sum(), "abs to x"),
     "builtin_abs": (lambda x, p: abs(x).sum(), "abs"),
     "relu_cubed": (lambda x, p: (torch.relu(x - 3) ** 3).sum(), "relu to x"),
-    "relu_module": (lambda x, p: F.relu(LINEAR(x)).sum(), "relu to x"),
+    "relu_module": (lambda x, p: fn.relu(LINEAR(x)).sum(), "relu to x"),
     "where_x": (lambda x, p: torch.where(x > 3, x**2, x).sum(), "x"),
     "multiplied_comparison": (lambda x, p: ((x > 3) * x).sum(), "x"),
     "branch_x": (lambda x, p: x.sum() if x.sum() > 0 else x @ x, "x"),
@@ -233,7 +275,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "index_by_x": (lambda x, p: V[x.long()].sum(), "long"),
     "size_of_nonzero": (lambda x, p: p["c"].nonzero().shape[0] * x.sum(), ""),
     "size_of_unique": (lambda x, p: p["c"].unique().shape[0] * x.sum(), ""),
-    "size_of_one_hot": (lambda x, p: F.one_hot(p["k"]).shape[1] * x.sum(), ""),
+    "size_of_one_hot": (lambda x, p: fn.one_hot(p["k"]).shape[1] * x.sum(), ""),
     "size_of_arange": (lambda x, p: torch.arange(p["k"][1]).shape[0] * x.sum(), ""),
     "size_of_selected": (lambda x, p: p["c"].masked_select(p["c"] > 1).shape[0] * x.sum(), ""),
     "allclose": (lambda x, p: x.sum() * torch.allclose(p["c"], U), "parameter 'c'"),
@@ -282,9 +324,9 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "autograd_function": (lambda x, p: Doubled.apply(x).sum(), "x"),
     "swallowed": (swallowed, "branches on parameter 'c'"),
     "random": (lambda x, p: torch.rand(N, dtype=torch.float64) @ x, "random"),
-    "dropout": (lambda x, p: F.dropout(p["c"]) @ x, "random"),
+    "dropout": (lambda x, p: fn.dropout(p["c"]) @ x, "random"),
     "random_attention": (
-        lambda x, p: F.scaled_dot_product_attention(p["M"], V, W, dropout_p=0.5)[0] @ x,
+        lambda x, p: fn.scaled_dot_product_attention(p["M"], V, W, dropout_p=0.5)[0] @ x,
         "random",
     ),
     "vmap": (lambda x, p: torch.func.vmap(lambda row: row @ x)(V).sum(), ""),
@@ -362,7 +404,7 @@ UNARY: list[Callable[[Tensor, Params], Tensor]] = [
     lambda a, p: a.cumsum(0).flip(0),
     lambda a, p: a.roll(1).reshape(2, 2).mT.flatten(),
     lambda a, p: torch.where(p["d"] > 1, a, 1.0),
-    lambda a, p: F.pad(a[1:], (0, 1), value=0.5),
+    lambda a, p: fn.pad(a[1:], (0, 1), value=0.5),
     lambda a, p: a.sum().expand(N),
     lambda a, p: torch.stack([a[0], a[1] * a[2], p["s"], a.mean()]),
     lambda a, p: torch.outer(a, a).diagonal(),
@@ -379,7 +421,7 @@ BINARY: list[Callable[[Tensor, Tensor, Params], Tensor]] = [
     lambda a, b, p: (a @ b) * a.new_ones(N),
     lambda a, b, p: torch.where(p["c"] > 1, a, b),
     lambda a, b, p: torch.cat([a[:2], b[2:]]),
-    lambda a, b, p: F.linear(a, V, b),
+    lambda a, b, p: fn.linear(a, V, b),
     lambda a, b, p: torch.addcmul(a, b, p["d"]),
     lambda a, b, p: torch.cross(a[:3], b[1:], dim=0)[[0, 1, 2, 0]],
 ]

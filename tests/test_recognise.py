@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as fn
 from torch import Tensor
 
 from foldcore.errors import ShapeError
@@ -138,14 +138,14 @@ def test_gradients_through_vmap_reach_leaves() -> None:
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Params], Tensor]] = {
-    "mse": lambda x, p: F.mse_loss(x, p["c"]),
+    "mse": lambda x, p: fn.mse_loss(x, p["c"]),
     "variance": lambda x, p: x.var(),
     "einsum": lambda x, p: torch.einsum("i,ij,j->", x, p["M"], x),
     "kron": lambda x, p: torch.kron(x, x).reshape(N, N).tril().trace(),
     "outer": lambda x, p: (torch.outer(x, x) * p["M"]).diagonal().sum(),
     "matrix_power": lambda x, p: torch.linalg.matrix_power(torch.outer(x, p["c"]), 2).sum(),
     "multi_dot": lambda x, p: torch.linalg.multi_dot([x, p["M"], V, x]),
-    "convolution": lambda x, p: F.conv1d(x[None, None], x[None, None, :2]).sum(),
+    "convolution": lambda x, p: fn.conv1d(x[None, None], x[None, None, :2]).sum(),
     "cross": lambda x, p: torch.cross(x[:3], x[1:] + p["s"], dim=0),
     "addr": lambda x, p: torch.addr(V, x, x).sum(0),
     "baddbmm": lambda x, p: torch.baddbmm(V[None], x.reshape(1, N, 1), x.reshape(1, 1, N)).sum(),
@@ -153,7 +153,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Params], Tensor]] = {
     "scatter": lambda x, p: torch.scatter(V[0] * x, 0, torch.tensor([1, 2]), x[:2] * x[0]),
     "index_add": lambda x, p: x.index_add(0, torch.tensor([1, 1]), x[:2] * x[2:]),
     "where": lambda x, p: torch.where(p["c"] > 0, x, x**2),
-    "padding": lambda x, p: F.pad(x, (1, 2), value=1.5) * F.pad(x, (2, 1)),
+    "padding": lambda x, p: fn.pad(x, (1, 2), value=1.5) * fn.pad(x, (2, 1)),
     "slices": lambda x, p: x[1:] * x[:-1] + x[0] - 1,
     "differences": lambda x, p: x.diff().square() * p["s"],
     "moves": lambda x, p: (x.reshape(2, 2) @ x.reshape(2, 2).mT).rot90().flatten().cumsum(0),

@@ -40,7 +40,7 @@ class IterateSolver(Solver):
     )
 
     def __init__(self, config: IterateConfig) -> None:
-        self.config = config
+        self.config: IterateConfig = config
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:

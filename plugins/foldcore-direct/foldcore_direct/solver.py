@@ -43,7 +43,7 @@ class DirectAdjoint(AdjointSolver):
     rank: ClassVar[float] = 5.0
 
     def __init__(self, config: DirectConfig) -> None:
-        self.config = config
+        self.config: DirectConfig = config
 
     @torch.no_grad()
     def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:

@@ -37,7 +37,7 @@ class GMRESAdjoint(AdjointSolver):
     rank: ClassVar[float] = 20.0
 
     def __init__(self, config: GMRESConfig) -> None:
-        self.config = config
+        self.config: GMRESConfig = config
 
     @torch.no_grad()
     def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:

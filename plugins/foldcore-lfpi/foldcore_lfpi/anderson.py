@@ -98,4 +98,5 @@ class Anderson:
         inverse = torch.where((sigma > cut) & (sigma > 0), 1 / sigma, torch.zeros_like(sigma))
         clean = torch.where(working, gap, torch.zeros_like(gap)).unsqueeze(-1)
         weights = right.mT @ (inverse.unsqueeze(-1) * (left.mT @ (q.mT @ clean)))
-        return image - (self._images[:, :, :filled] @ (weights / length.mT)).squeeze(-1)
+        shift: Tensor = (self._images[:, :, :filled] @ (weights / length.mT)).squeeze(-1)
+        return image - shift

@@ -36,7 +36,7 @@ class LFPIAdjoint(AdjointSolver):
     rank: ClassVar[float] = 1.0
 
     def __init__(self, config: LFPIConfig) -> None:
-        self.config = config
+        self.config: LFPIConfig = config
 
     @torch.no_grad()
     def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from foldcore.plugin_config import IterativeConfig
+from foldcore import IterativeConfig
 
 
 class OSQPConfig(IterativeConfig):

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldcore.quadratic_data import QuadraticData
-from foldcore.solution import Duals
+from foldcore import Duals, QuadraticData
 
 from .pattern import Block, Filled, Floats, Integers, Pattern, block_of
 

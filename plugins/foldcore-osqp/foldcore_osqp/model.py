@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import osqp
 
-from foldcore.solution import Status
+from foldcore import Status
 
 from .config import OSQPConfig
 from .layout import Batch, Layout

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+from torch import Tensor
 
-from foldcore.sparse import Matrix, SparseMatrix
+from foldcore import SparseMatrix
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -34,7 +35,7 @@ class Block:
     size: int
 
 
-def block_of(field: str, matrix: Matrix, varying: bool) -> Block:
+def block_of(field: str, matrix: Tensor | SparseMatrix, varying: bool) -> Block:
     """Return the block of a matrix in its own coordinates.
 
     A dense matrix that varies occupies every position: a zero of today may be a number tomorrow,
@@ -51,7 +52,7 @@ def block_of(field: str, matrix: Matrix, varying: bool) -> Block:
     return Block(field, source // width, source % width, source, size)
 
 
-def flat_values(matrix: Matrix) -> Floats:
+def flat_values(matrix: Tensor | SparseMatrix) -> Floats:
     """Return (k,) where shared by the batch, else (B, k), in double precision."""
     values = matrix.values if isinstance(matrix, SparseMatrix) else matrix
     lead = values.shape[:-1] if isinstance(matrix, SparseMatrix) else values.shape[:-2]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from foldcore.errors import UnsupportedError
-from foldcore.interfaces.solver_interface import IterationMap, Session
-from foldcore.problem_base import ProgramStructure
-from foldcore.program import SmoothProgram
-from foldcore.quadratic_data import QuadraticData
-from foldcore.solution import Solution, Status
-from foldcore.sparse import SparseMatrix
+from foldcore import (
+    IterationMap,
+    ProgramStructure,
+    QuadraticData,
+    Session,
+    SmoothProgram,
+    Solution,
+    SparseMatrix,
+    Status,
+    UnsupportedError,
+)
 
 from .config import OSQPConfig
 from .layout import Batch, Layout

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foldcore.interfaces.solver_interface import Capabilities, Session, Solver
-from foldcore.plugin_config import PluginConfig
-from foldcore.problem_base import ProblemClass, ProgramStructure
+from foldcore import (
+    Capabilities,
+    PluginConfig,
+    ProblemClass,
+    ProgramStructure,
+    Session,
+    Solver,
+)
 
 from .config import OSQPConfig
 from .session import OSQPSession

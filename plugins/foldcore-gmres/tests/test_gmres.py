@@ -1,0 +1,309 @@
+"""GMRES against dense solves, its minimisation property and its own reports."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from foldcore_gmres import GMRESAdjoint, GMRESConfig
+from pydantic import ValidationError
+from torch import Tensor
+
+from foldcore import ZeroOperator
+from foldcore.testing import (
+    MatrixOperator,
+    adjoint_residual,
+    random_cotangent,
+    random_matrix,
+    reference_adjoint,
+)
+
+VARIANTS = [{}, {"restart": 7}]
+
+
+def adjoint_solver(**options: float) -> GMRESAdjoint:
+    return GMRESAdjoint(GMRESConfig.model_validate(options))
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    return float((value.double() - reference).norm() / reference.norm())
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def solver(request: pytest.FixtureRequest) -> GMRESAdjoint:
+    return adjoint_solver(rtol=1e-12, **request.param)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, 1), (1, 7), (5, 1), (8, 30)])
+def test_agrees_with_a_dense_solve(solver: GMRESAdjoint, batch: int, size: int) -> None:
+    matrix, cotangent = random_matrix(batch, size, 0.7), random_cotangent(batch, size)
+    answer = solver.solve(MatrixOperator(matrix), cotangent)
+    assert answer.converged.all()
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-10
+    assert answer.adjoint.dtype == torch.float64
+    assert answer.iterations.dtype == torch.int64
+    assert answer.iterations.shape == answer.residual.shape == answer.converged.shape == (batch,)
+
+
+def test_agrees_where_the_matrix_is_shared(solver: GMRESAdjoint) -> None:
+    matrix, cotangent = random_matrix(1, 20, 0.7)[0], random_cotangent(6, 20)
+    answer = solver.solve(MatrixOperator(matrix, batch=6), cotangent)
+    assert answer.converged.all()
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-10
+
+
+def test_float32_stays_float32_and_converges_to_its_floor(solver: GMRESAdjoint) -> None:
+    matrix = random_matrix(4, 20, 0.7, dtype=torch.float32)
+    cotangent = random_cotangent(4, 20, dtype=torch.float32)
+    answer = solver.solve(MatrixOperator(matrix), cotangent)
+    assert answer.adjoint.dtype == answer.residual.dtype == torch.float32
+    assert answer.converged.all(), "rtol below 50 eps means 50 eps"
+    floor = 50 * torch.finfo(torch.float32).eps * cotangent.norm(dim=-1)
+    assert (answer.residual <= floor).all()
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 5e-5
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.95, 1.3])
+def test_the_residual_is_that_of_the_returned_adjoint(radius: float) -> None:
+    matrix, cotangent = random_matrix(6, 25, radius), random_cotangent(6, 25)
+    for options in VARIANTS:
+        answer = adjoint_solver(rtol=1e-4, max_iter=40, **options).solve(
+            MatrixOperator(matrix), cotangent
+        )
+        true = adjoint_residual(matrix, answer.adjoint, cotangent)
+        assert torch.allclose(answer.residual, true, rtol=1e-6, atol=1e-12)
+        tolerance = 1e-4 * cotangent.norm(dim=-1)
+        assert torch.equal(answer.converged, answer.residual <= tolerance)
+
+
+def test_a_zero_cotangent_gives_exactly_zero_without_a_product(solver: GMRESAdjoint) -> None:
+    operator = MatrixOperator(random_matrix(3, 6, 0.9))
+    answer = solver.solve(operator, torch.zeros(3, 6, dtype=torch.float64))
+    assert torch.equal(answer.adjoint, torch.zeros(3, 6, dtype=torch.float64))
+    assert answer.converged.all()
+    assert operator.products == int(answer.iterations.sum()) == int(answer.residual.sum()) == 0
+
+
+def test_a_zero_row_among_others_is_exactly_zero(solver: GMRESAdjoint) -> None:
+    matrix, cotangent = random_matrix(3, 6, 0.7), random_cotangent(3, 6)
+    cotangent[1] = 0
+    answer = solver.solve(MatrixOperator(matrix), cotangent)
+    assert torch.equal(answer.adjoint[1], torch.zeros(6, dtype=torch.float64))
+    assert answer.converged.all()
+    assert answer.iterations[1] == 0
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-10
+
+
+def test_an_operator_declared_zero_needs_no_product(solver: GMRESAdjoint) -> None:
+    cotangent = random_cotangent(3, 6)
+    answer = solver.solve(ZeroOperator(cotangent), cotangent)
+    assert torch.equal(answer.adjoint, cotangent)
+    assert answer.converged.all()
+    assert int(answer.iterations.sum()) == 0
+
+
+def test_a_zero_matrix_that_is_not_declared_works_too(solver: GMRESAdjoint) -> None:
+    cotangent = random_cotangent(3, 6)
+    answer = solver.solve(MatrixOperator(torch.zeros(3, 6, 6, dtype=torch.float64)), cotangent)
+    assert torch.equal(answer.adjoint, cotangent)
+    assert answer.converged.all()
+    assert answer.iterations.tolist() == [1] * 3
+
+
+@pytest.mark.parametrize("exponent", [-900, -30, 600])
+def test_no_cotangent_is_too_small_or_large(solver: GMRESAdjoint, exponent: int) -> None:
+    """Squares of 2^-900 underflow: without scaling the norms would be 0 and all 'converged'."""
+    matrix, cotangent = random_matrix(3, 12, 0.7), random_cotangent(3, 12)
+    plain = solver.solve(MatrixOperator(matrix), cotangent)
+    scaled = solver.solve(MatrixOperator(matrix), cotangent * 2.0**exponent)
+    assert torch.equal(scaled.adjoint, plain.adjoint * 2.0**exponent)
+    assert torch.equal(scaled.converged, plain.converged)
+
+
+def test_a_batch_equals_its_samples(solver: GMRESAdjoint) -> None:
+    matrix = torch.cat([random_matrix(2, 15, 0.5), random_matrix(2, 15, 0.8, seed=3)])
+    cotangent = random_cotangent(4, 15)
+    together = solver.solve(MatrixOperator(matrix), cotangent)
+    for i in range(4):
+        alone = solver.solve(MatrixOperator(matrix[i : i + 1]), cotangent[i : i + 1])
+        assert relative_error(together.adjoint[i], alone.adjoint[0]) < 1e-12
+        assert abs(int(together.iterations[i] - alone.iterations[0])) <= 1
+
+
+@pytest.mark.parametrize("neighbour", ["harder", "divergent", "singular", "nan", "nan cotangent"])
+def test_a_neighbour_changes_no_bit(solver: GMRESAdjoint, neighbour: str) -> None:
+    easy = random_matrix(3, 40, 0.2)
+    easy[0] = random_matrix(1, 40, 0.6, seed=5)[0]
+    cotangent = random_cotangent(3, 40)
+    expected = solver.solve(MatrixOperator(easy), cotangent)
+
+    matrix, changed = easy.clone(), cotangent.clone()
+    if neighbour == "harder":
+        matrix[1:] = random_matrix(2, 40, 0.97, seed=7)
+    elif neighbour == "divergent":
+        matrix[1:] = random_matrix(2, 40, 4.0, seed=7)
+    elif neighbour == "singular":
+        matrix[1:] = torch.eye(40, dtype=torch.float64)
+    elif neighbour == "nan":
+        matrix[1, 3, 4] = torch.nan
+        matrix[2] = torch.inf
+    else:
+        changed[1, 0], changed[2, 0] = torch.nan, torch.inf
+    answer = solver.solve(MatrixOperator(matrix), changed)
+    for field in ("adjoint", "residual", "iterations", "converged"):
+        assert torch.equal(getattr(answer, field)[0], getattr(expected, field)[0]), field
+    assert answer.adjoint.isfinite().all()
+    if neighbour in ("singular", "nan", "nan cotangent"):
+        assert answer.converged.tolist() == [True, False, False]
+        assert not answer.residual.isnan().any()
+
+
+def test_the_result_carries_no_graph(solver: GMRESAdjoint) -> None:
+    cotangent = random_cotangent(2, 5).requires_grad_()
+    answer = solver.solve(MatrixOperator(random_matrix(2, 5, 0.5)), cotangent)
+    assert not answer.adjoint.requires_grad
+
+
+def test_copies_and_pickles(solver: GMRESAdjoint) -> None:
+    matrix, cotangent = random_matrix(2, 5, 0.5), random_cotangent(2, 5)
+    expected = solver.solve(MatrixOperator(matrix), cotangent)
+    for twin in (copy.deepcopy(solver), pickle.loads(pickle.dumps(solver))):
+        assert twin.config == solver.config
+        assert torch.equal(twin.solve(MatrixOperator(matrix), cotangent).adjoint, expected.adjoint)
+
+
+def test_every_option_is_described() -> None:
+    for name, field in GMRESConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_rtol_and_atol_decide_what_counts_as_converged() -> None:
+    matrix, cotangent = random_matrix(2, 20, 0.9), random_cotangent(2, 20)
+    loose = adjoint_solver(rtol=1e-2).solve(MatrixOperator(matrix), cotangent)
+    tight = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
+    absolute = adjoint_solver(rtol=1e-10, atol=1e-2).solve(MatrixOperator(matrix), cotangent)
+    assert loose.converged.all() and tight.converged.all() and absolute.converged.all()
+    assert (loose.iterations < tight.iterations).all()
+    assert (absolute.iterations < tight.iterations).all()
+    assert (absolute.residual <= 1e-2).all()
+    assert (loose.residual > 1e-10 * cotangent.norm(dim=-1)).all()
+
+
+def test_max_iter_one_reports_non_convergence() -> None:
+    operator = MatrixOperator(random_matrix(3, 10, 0.9))
+    answer = adjoint_solver(max_iter=1).solve(operator, random_cotangent(3, 10))
+    assert not answer.converged.any()
+    assert operator.products == 1
+    assert answer.iterations.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("max_iter", [2, 3, 7, 20])
+def test_max_iter_bounds_the_products(max_iter: int) -> None:
+    matrix = torch.cat([random_matrix(2, 40, 0.99), random_matrix(1, 40, 0.01)])
+    for restart in (1, 4, 50):
+        operator = MatrixOperator(matrix)
+        solver = adjoint_solver(rtol=1e-13, max_iter=max_iter, restart=restart)
+        answer = solver.solve(operator, random_cotangent(3, 40))
+        assert operator.products <= max_iter
+        assert operator.products == int(answer.iterations.max())
+        assert not answer.converged[:2].any()
+
+
+def test_the_first_cycle_minimises_the_residual_over_the_krylov_space() -> None:
+    matrix, cotangent = random_matrix(2, 12, 0.9), random_cotangent(2, 12)
+    system = torch.eye(12, dtype=torch.float64) - matrix.mT
+    start = cotangent - torch.einsum("bij,bj->bi", system, cotangent)
+    for k in range(1, 6):
+        answer = adjoint_solver(rtol=0, max_iter=k + 2).solve(MatrixOperator(matrix), cotangent)
+        powers = [start]
+        for _ in range(k):
+            powers.append(torch.einsum("bij,bj->bi", system, powers[-1]))
+        images = torch.stack(powers[1:], dim=-1)
+        weights = torch.linalg.lstsq(images, start.unsqueeze(-1)).solution
+        smallest = (start.unsqueeze(-1) - images @ weights).squeeze(-1).norm(dim=-1)
+        assert torch.allclose(answer.residual, smallest, rtol=1e-9)
+        assert answer.iterations.tolist() == [k + 2, k + 2]
+
+
+def test_s_steps_are_enough_whatever_the_radius() -> None:
+    matrix, cotangent = random_matrix(4, 15, 2.5), random_cotangent(4, 15)
+    answer = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
+    assert answer.converged.all()
+    assert (answer.iterations <= 15 + 2).all()
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-9
+
+
+def test_happy_breakdown_of_one_sample_among_others() -> None:
+    """Sample 0 has two distinct eigenvalues: its Krylov space ends after two steps."""
+    matrix, cotangent = random_matrix(3, 10, 0.8), random_cotangent(3, 10)
+    matrix[0] = torch.diag(torch.tensor([0.5] * 5 + [-0.3] * 5, dtype=torch.float64))
+    answer = adjoint_solver(rtol=1e-12).solve(MatrixOperator(matrix), cotangent)
+    assert answer.converged.all()
+    assert answer.iterations[0] == 1 + 2 + 1
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-10
+
+
+def test_restart_trades_memory_for_products() -> None:
+    matrix, cotangent = random_matrix(3, 60, 0.9), random_cotangent(3, 60)
+    short = adjoint_solver(rtol=1e-9, restart=5).solve(MatrixOperator(matrix), cotangent)
+    long = adjoint_solver(rtol=1e-9, restart=60).solve(MatrixOperator(matrix), cotangent)
+    assert short.converged.all() and long.converged.all()
+    assert (short.iterations > long.iterations).all()
+    assert relative_error(short.adjoint, reference_adjoint(matrix, cotangent)) < 1e-7
+
+
+class Shaky(MatrixOperator):
+    """Off by one part in a thousand in products 2 to 12, so that the recursive residual lies."""
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        exact = super().vjp(cotangent)
+        wrong = 1e-3 * torch.flip(exact, (-1,))
+        return exact + wrong if 2 <= self.products <= 12 else exact
+
+
+def test_goes_on_where_the_recursive_residual_lied() -> None:
+    matrix, cotangent = random_matrix(2, 8, 0.7), random_cotangent(2, 8)
+    operator = Shaky(matrix)
+    answer = adjoint_solver(rtol=1e-11).solve(operator, cotangent)
+    assert operator.products > 8 + 2, "one cycle of s steps claims to be exact"
+    assert answer.converged.all()
+    assert relative_error(answer.adjoint, reference_adjoint(matrix, cotangent)) < 1e-10
+    true = adjoint_residual(matrix, answer.adjoint, cotangent)
+    assert (true <= 1e-11 * cotangent.norm(dim=-1) * (1 + 1e-3)).all()
+
+
+def test_stagnation_is_reported_at_once() -> None:
+    """A cyclic shift: no combination of fewer than s steps reduces the residual."""
+    shift = torch.roll(torch.eye(20, dtype=torch.float64), 1, 0)
+    matrix = (torch.eye(20, dtype=torch.float64) - shift).mT.expand(1, 20, 20)
+    cotangent = torch.zeros(1, 20, dtype=torch.float64)
+    cotangent[0, 0] = 1
+    answer = adjoint_solver(restart=10).solve(MatrixOperator(matrix), cotangent)
+    assert not answer.converged.any()
+    assert answer.iterations[0] <= 12
+    assert adjoint_solver(restart=20).solve(MatrixOperator(matrix), cotangent).converged.all()
+
+
+def test_a_consistent_singular_system_converges() -> None:
+    matrix = random_matrix(1, 6, 0.6)
+    matrix[:, :, 0] = 0
+    matrix[:, 0, :] = 0
+    matrix[:, 0, 0] = 1
+    cotangent = random_cotangent(1, 6)
+    cotangent[:, 0] = 0
+    answer = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
+    assert answer.converged.all()
+    inner = reference_adjoint(matrix[:, 1:, 1:], cotangent[:, 1:])
+    assert relative_error(answer.adjoint[:, 1:], inner) < 1e-9
+    cotangent[:, 0] = 1
+    answer = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
+    assert not answer.converged.any()
+    assert answer.adjoint.isfinite().all()
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for options in ({"max_iter": 0}, {"rtol": -1.0}, {"restart": 0}, {"anderson": 3}):
+        with pytest.raises(ValidationError):
+            GMRESConfig.model_validate(options)
