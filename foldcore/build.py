@@ -208,7 +208,8 @@ def _plugin(
 def _from_object(given: Any, registry: Registry[PluginT], path: str) -> PluginT:
     interface = registry.interface
     if isinstance(given, type) and issubclass(given, interface):
-        given = given(_plugin_config(given.config_class, {}, path, False))
+        plugin_class = cast(Any, given)
+        given = plugin_class(_plugin_config(plugin_class.config_class, {}, path, False))
     elif interface is Solver and not isinstance(given, Solver) and callable(given):
         given = CallableSolver(given)
     if not isinstance(given, interface):

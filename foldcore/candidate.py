@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from .discovery import DISABLE_VARIABLE, Offer, PluginInfo, PluginState
 from .interfaces import API_VERSION
@@ -27,7 +27,7 @@ class Requirements:
         instances: Attributes of the class that must be instances of a type.
     """
 
-    interface: type[object]
+    interface: type[Any]
     instances: Mapping[str, type[object]] = field(default_factory=dict)
 
     def violation(self, plugin: object) -> str | None:

@@ -35,29 +35,38 @@ class RecordedStep(FixedPointOperator):
     def vjp(self, cotangent: Tensor) -> Tensor:
         if self.zero:
             return torch.zeros_like(cotangent)
-        product: Tensor | None
         (product,) = torch.autograd.grad(
-            self._updated, self._state, cotangent, retain_graph=True, allow_unused=True
+            self._updated,
+            self._state,
+            cotangent,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        return torch.zeros_like(cotangent) if product is None else product
+        return product
 
     def jvp(self, tangent: Tensor) -> Tensor:
         # Φt is the derivative of u -> <Φᵀu, t>, which is linear in u.
         if self.zero:
             return torch.zeros_like(tangent)
         probe = torch.zeros_like(tangent, requires_grad=True)
-        pulled: Tensor | None
         (pulled,) = torch.autograd.grad(
-            self._updated, self._state, probe, create_graph=True, allow_unused=True
+            self._updated,
+            self._state,
+            probe,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
-        if pulled is None:
-            return torch.zeros_like(tangent)
         if not pulled.requires_grad:
+            return torch.zeros_like(tangent)
+        try:
+            (product,) = torch.autograd.grad(pulled, probe, tangent, retain_graph=True)
+        except RuntimeError as error:
             raise UnsupportedError(
                 "jvp: a part of this update rule (an inner solver or fold) can be differentiated "
                 "only once; use an adjoint solver that needs vjp alone."
-            )
-        (product,) = torch.autograd.grad(pulled, probe, tangent, retain_graph=True)
+            ) from error
         return product
 
 

@@ -155,9 +155,9 @@ class Fold(nn.Module):
             self.problem, self.solver, inputs, outcome, subject=self.subject, strict=strict
         )
         raw = None
-        if outcome.donor is not None:
+        if outcome.donor() is not None:
             raw = self._solve_raw(repaired_inputs(inputs, outcome), outcome, warm_start)
-        if raw is None or outcome.donor is None:
+        if raw is None or outcome.donor() is None:
             return dead_solution(inputs, self.problem.n, outcome, filler)
         good = repaired_inputs(inputs, outcome)
         if self.rule is None:
@@ -191,7 +191,7 @@ class Fold(nn.Module):
             outcome.merge(raw.status, raw.messages, type(self.solver).__name__)
             nonfinite = ~torch.isfinite(raw.primal).all(-1)
             outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
-            if outcome.donor is None:
+            if outcome.donor() is None:
                 return None
             raw = with_donor_rows(raw, outcome)
             mismatch = program.asserted_mismatch(raw.primal[:, : program.n])
@@ -201,7 +201,7 @@ class Fold(nn.Module):
                     f"the quadratic that was extracted. Leave out structure=."
                 )
             raw = certify(lowering, raw, outcome, self.config.kkt, self.subject)
-            if outcome.donor is None:
+            if outcome.donor() is None:
                 return None
             raw = lowering.restrict(with_donor_rows(raw, outcome))
         hooks.solve_finished(self.path, raw, time.perf_counter() - started)

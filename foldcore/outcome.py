@@ -39,9 +39,8 @@ class Outcome:
     def failed(self) -> tuple[int, ...]:
         return tuple(i for i, status in enumerate(self.status) if not status.ok)
 
-    @property
     def donor(self) -> int | None:
-        """The first good sample, or None."""
+        """Return the first good sample, or None."""
         return next((i for i, status in enumerate(self.status) if status.ok), None)
 
     def mask(self, device: torch.device) -> Tensor:

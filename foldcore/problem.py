@@ -147,9 +147,8 @@ class Problem(ParametricProblem):
 
     def _atoms(self) -> dict[str, SetAtom | Regularizer]:
         atoms: dict[str, SetAtom | Regularizer] = {}
-        for kind, group in (("set", self._sets), ("regularizer", self._regularizers)):
-            for i, atom in enumerate(group):
-                atoms[f"{kind}{i}"] = atom
+        atoms.update({f"set{i}": atom for i, atom in enumerate(self._sets)})
+        atoms.update({f"regularizer{i}": atom for i, atom in enumerate(self._regularizers)})
         for atom in atoms.values():
             atom.check(self._n)
         return atoms

@@ -17,7 +17,7 @@ import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Generic
+from typing import Any, Generic
 
 from .candidate import Candidate, Outcome, PluginT, Requirements
 from .discovery import (
@@ -75,7 +75,7 @@ class Registry(Generic[PluginT]):
         self._explicit: dict[str, Candidate[PluginT]] = {}
 
     @property
-    def interface(self) -> type[object]:
+    def interface(self) -> type[Any]:
         """The abstract class that its plugins implement."""
         return self._requirements.interface
 

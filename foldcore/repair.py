@@ -14,14 +14,15 @@ from .solution import Duals, Solution
 
 def repaired_inputs(inputs: Inputs, outcome: Outcome) -> Inputs:
     """Replace failed samples by a good one, so that they can harm nothing shared."""
-    if outcome.failed and outcome.donor is not None and inputs.batched:
-        return inputs.with_donor(outcome.mask(inputs.device), outcome.donor)
-    return inputs
+    donor = outcome.donor()
+    if not outcome.failed or donor is None or not inputs.batched:
+        return inputs
+    return inputs.with_donor(outcome.mask(inputs.device), donor)
 
 
 def with_donor_rows(raw: Solution, outcome: Outcome) -> Solution:
     """Give failed samples the primal and duals of a good one, to match their replaced inputs."""
-    donor = outcome.donor
+    donor = outcome.donor()
     if not outcome.failed or donor is None:
         return raw
     failed = outcome.mask(raw.primal.device)

@@ -184,7 +184,9 @@ def test_rtol_and_atol_decide_what_counts_as_converged() -> None:
     loose = adjoint_solver(rtol=1e-2).solve(MatrixOperator(matrix), cotangent)
     tight = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
     absolute = adjoint_solver(rtol=1e-10, atol=1e-2).solve(MatrixOperator(matrix), cotangent)
-    assert loose.converged.all() and tight.converged.all() and absolute.converged.all()
+    assert loose.converged.all()
+    assert tight.converged.all()
+    assert absolute.converged.all()
     assert (loose.iterations < tight.iterations).all()
     assert (absolute.iterations < tight.iterations).all()
     assert (absolute.residual <= 1e-2).all()
@@ -249,7 +251,8 @@ def test_restart_trades_memory_for_products() -> None:
     matrix, cotangent = random_matrix(3, 60, 0.9), random_cotangent(3, 60)
     short = adjoint_solver(rtol=1e-9, restart=5).solve(MatrixOperator(matrix), cotangent)
     long = adjoint_solver(rtol=1e-9, restart=60).solve(MatrixOperator(matrix), cotangent)
-    assert short.converged.all() and long.converged.all()
+    assert short.converged.all()
+    assert long.converged.all()
     assert (short.iterations > long.iterations).all()
     assert relative_error(short.adjoint, reference_adjoint(matrix, cotangent)) < 1e-7
 

@@ -184,7 +184,9 @@ def test_rtol_and_atol_decide_what_counts_as_converged() -> None:
     loose = adjoint_solver(rtol=1e-2).solve(MatrixOperator(matrix), cotangent)
     tight = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
     absolute = adjoint_solver(rtol=1e-10, atol=1e-2).solve(MatrixOperator(matrix), cotangent)
-    assert loose.converged.all() and tight.converged.all() and absolute.converged.all()
+    assert loose.converged.all()
+    assert tight.converged.all()
+    assert absolute.converged.all()
     assert (loose.iterations < tight.iterations).all()
     assert (absolute.iterations < tight.iterations).all()
     assert (absolute.residual <= 1e-2).all()
@@ -264,7 +266,8 @@ def test_anderson_needs_fewer_products() -> None:
     plain = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
     operator = MatrixOperator(matrix)
     fast = adjoint_solver(rtol=1e-10, anderson=20).solve(operator, cotangent)
-    assert plain.converged.all() and fast.converged.all()
+    assert plain.converged.all()
+    assert fast.converged.all()
     assert (fast.iterations * 3 < plain.iterations).all()
     assert operator.products == int(fast.iterations.max()), "one product an iteration"
     assert relative_error(fast.adjoint, reference_adjoint(matrix, cotangent)) < 1e-8
@@ -285,7 +288,8 @@ def test_anderson_falls_back_where_it_stagnates() -> None:
     cotangent[0, 0] = 1
     plain = adjoint_solver(rtol=1e-8).solve(MatrixOperator(shift), cotangent)
     fast = adjoint_solver(rtol=1e-8, anderson=3).solve(MatrixOperator(shift), cotangent)
-    assert plain.converged.all() and fast.converged.all()
+    assert plain.converged.all()
+    assert fast.converged.all()
     assert relative_error(fast.adjoint, reference_adjoint(shift, cotangent)) < 1e-7
 
 
