@@ -34,7 +34,7 @@ def choose_solver(problem: ParametricProblem, rule: UpdateRule | None, path: str
     shown = "; ".join(reasons) or "no solver is installed that may be chosen by default"
     raise ConfigError(
         f"{path}: no installed solver can solve a problem of class "
-        f"{structure.problem_class.value} ({shown}). Install a solver package, or pass a callable."
+        f"{structure.problem_class.value} ({shown}). Install a solver package, or pass a callable. {solvers.availability()}"
     )
 
 
@@ -88,7 +88,8 @@ def choose_rule(
     shown = "; ".join(reasons) or "none is installed"
     raise ConfigError(
         f"{path}: no installed update rule serves this problem ({shown}). Install a "
-        f"rule's package (README, 'Plugins'), or use a solver that is differentiable itself."
+        f"rule's package, or use a solver that is differentiable itself. "
+        f"{update_rules.availability()}"
     )
 
 
@@ -102,4 +103,4 @@ def choose_adjoint(path: str) -> AdjointSolver:
     for adjoint_class in ranked:
         if adjoint_class.rank > 0:
             return adjoint_class(adjoint_class.config_class())
-    raise ConfigError(f"{path}: no adjoint solver is installed. Install one (README, 'Plugins').")
+    raise ConfigError(f"{path}: no adjoint solver is installed. {adjoint_solvers.availability()}")

@@ -82,7 +82,8 @@ def random_matrix(
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(batch, size, size, generator=generator, dtype=torch.float64)
     spectral = torch.linalg.eigvals(matrix).abs().amax(-1)
-    return (matrix * (radius / spectral)[:, None, None]).to(dtype)
+    scaled: Tensor = matrix * (radius / spectral)[:, None, None]
+    return scaled.to(dtype)
 
 
 def random_cotangent(
@@ -110,4 +111,6 @@ def adjoint_residual(matrix: Tensor, adjoint: Tensor, cotangent: Tensor) -> Tens
     """Return ‖g - (I - Φᵀ) v‖₂ per sample, computed in float64. Shape (B,)."""
     phi = matrix.double().expand(cotangent.shape[0], -1, -1)
     image = torch.einsum("bij,bi->bj", phi, adjoint.double())
-    return torch.linalg.vector_norm(cotangent.double() - adjoint.double() + image, dim=-1)
+    residual = cotangent.double() - (adjoint.double() - image)
+    norm: Tensor = torch.linalg.vector_norm(residual, dim=-1)
+    return norm

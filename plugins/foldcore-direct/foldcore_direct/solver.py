@@ -62,7 +62,8 @@ class DirectAdjoint(AdjointSolver):
         first = _solve_first(operator, system.cotangent)
         solved = first.solved & first.adjoint.isfinite().all(-1)
         adjoint = torch.where(solved.unsqueeze(-1), first.adjoint, system.cotangent)
-        residual = system.cotangent - adjoint + operator.vjp(adjoint)
+        # In this order g cannot be lost beside the huge v of an almost singular sample.
+        residual = system.cotangent - (adjoint - operator.vjp(adjoint))
         used = used + (first.products + 1) * system.nonzero
         norm = torch.where(system.nonzero, torch.linalg.vector_norm(residual, dim=-1), norm)
         for _ in range(self.config.refine):
@@ -71,7 +72,7 @@ class DirectAdjoint(AdjointSolver):
                 break
             wanted = torch.where(active.unsqueeze(-1), residual, torch.zeros_like(residual))
             trial = adjoint + first.inverse(wanted)
-            trial_residual = system.cotangent - trial + operator.vjp(trial)
+            trial_residual = system.cotangent - (trial - operator.vjp(trial))
             used = used + active
             trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
             better = active & (trial_norm < norm)

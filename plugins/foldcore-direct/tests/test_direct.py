@@ -279,6 +279,20 @@ def test_a_direct_way_that_returns_nan_is_reported() -> None:
     assert answer.residual.isfinite().all()
 
 
+def test_a_huge_answer_does_not_hide_its_residual() -> None:
+    """With v along the null vector, g - v + Φᵀv would round to 0; the residual is ‖g‖."""
+
+    class Huge(MatrixOperator):
+        def solve_transposed(self, cotangent: Tensor) -> Tensor:
+            return 1e20 * torch.ones_like(cotangent)
+
+    cotangent = random_cotangent(2, 4)
+    matrix = torch.eye(4, dtype=torch.float64).expand(2, 4, 4)
+    answer = adjoint_solver().solve(Huge(matrix), cotangent)
+    assert not answer.converged.any()
+    assert torch.allclose(answer.residual, cotangent.norm(dim=-1), rtol=1e-12)
+
+
 def test_any_radius_will_do() -> None:
     matrix, cotangent = random_matrix(4, 15, 30.0), random_cotangent(4, 15)
     answer = adjoint_solver(rtol=1e-11).solve(MatrixOperator(matrix), cotangent)

@@ -73,7 +73,8 @@ class GMRESAdjoint(AdjointSolver):
                 restart=self.config.restart,
             )
             trial = adjoint + correction
-            trial_residual = system.cotangent - trial + operator.vjp(trial)
+            # In this order g cannot be lost beside a large v.
+            trial_residual = system.cotangent - (trial - operator.vjp(trial))
             used = used + steps + active
             trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
             better = active & (trial_norm < norm)

@@ -59,8 +59,10 @@ class LFPIAdjoint(AdjointSolver):
         for _ in range(self.config.max_iter):
             if not bool(active.any()):
                 break
-            following = operator.vjp(iterate) + start
-            gap = following - iterate
+            product = operator.vjp(iterate)
+            following = product + start
+            # v_{k+1} - v_k in the order that cannot lose g beside a large v.
+            gap = start - (iterate - product)
             residual = torch.linalg.vector_norm(gap, dim=-1)
             used = used + active
             improved = active & (residual < smallest)

@@ -184,9 +184,8 @@ def test_rtol_and_atol_decide_what_counts_as_converged() -> None:
     loose = adjoint_solver(rtol=1e-2).solve(MatrixOperator(matrix), cotangent)
     tight = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
     absolute = adjoint_solver(rtol=1e-10, atol=1e-2).solve(MatrixOperator(matrix), cotangent)
-    assert loose.converged.all()
-    assert tight.converged.all()
-    assert absolute.converged.all()
+    for answer in (loose, tight, absolute):
+        assert answer.converged.all()
     assert (loose.iterations < tight.iterations).all()
     assert (absolute.iterations < tight.iterations).all()
     assert (absolute.residual <= 1e-2).all()

@@ -100,8 +100,9 @@ class _BoundPGD(BoundRule):
         """Return α per sample, (1,) or (B,), where it does not depend on the point."""
         program = self._program
         if self._config.step_size is not None:
-            fixed = torch.full((1,), self._config.step_size)
-            return fixed.to(dtype=program.dtype, device=program.device)
+            return torch.full(
+                (1,), self._config.step_size, dtype=program.dtype, device=program.device
+            )
         if not program.quadratic_objective:
             return None
         if program.data.P is None:
