@@ -118,11 +118,13 @@ def _build_fold(
     rule = _plugin(config.rule, update_rules, at("rule"), inner_call)
     if solver is None:
         solver = choose_solver(problem, rule, at("solver"))
+    unrolled = config.mode in ("unfold", "unroll")
     reason = solver.unsupported_reason(problem.lowered_structure)
     if reason is not None:
         raise ConfigError(f"{at('solver')}: {_name(solver)} cannot solve this problem: {reason}.")
-    if rule is None and not solver.capabilities.differentiable:
-        rule = choose_rule(problem, at("rule"), nested=inner_call, iterated=_iterated(solver))
+    if rule is None and (unrolled or not solver.capabilities.differentiable):
+        iterated = unrolled or solver.capabilities.needs_rule
+        rule = choose_rule(problem, at("rule"), nested=inner_call, iterated=iterated)
     adjoint = None
     inner: dict[str, Fold] = {}
     if rule is not None:
@@ -140,10 +142,6 @@ def _build_fold(
     )
 
 
-def _iterated(solver: Solver) -> bool:
-    return solver.capabilities.needs_rule
-
-
 def _check_names(problem: ParametricProblem) -> None:
     reserved = {"warm_start"} & set(problem.params)
     if reserved:
@@ -156,7 +154,7 @@ def _check_rule(rule: UpdateRule, solver: Solver, problem: ParametricProblem, pa
     reason = rule.unsupported_reason(problem.structure)
     if reason is not None:
         raise ConfigError(f"{path}: {_name(rule)} cannot serve this problem: {reason}.")
-    if _iterated(solver) and not rule.converges(problem.structure):
+    if solver.capabilities.needs_rule and not rule.converges(problem.structure):
         raise ConfigError(
             f"{path}: {_name(solver)} runs the update rule, but iterating {_name(rule)} does not "
             f"find solutions of this problem. Name another solver, or another rule."
@@ -190,6 +188,10 @@ def _inherit(config: FoldConfig, outer: FoldConfig | None) -> FoldConfig:
     for policy in ("on_failure", "on_adjoint_failure"):
         if policy not in config.model_fields_set:
             changes[policy] = getattr(outer, policy)
+    if outer.mode == "unroll" and "mode" not in config.model_fields_set:
+        changes["mode"] = "unroll"
+        if "iterations" not in config.model_fields_set:
+            changes["iterations"] = outer.iterations
     return config.model_copy(update=changes)
 
 

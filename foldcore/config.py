@@ -90,6 +90,15 @@ class FoldConfig(_Model):
     adjoint: PluginReference | None = Field(
         None, description="The adjoint solver; chosen where None."
     )
+    mode: Literal["fold", "fixed_point_unfold", "unfold", "unroll"] = Field(
+        "fold",
+        description="How to differentiate: by one folded step, by steps on the graph from the "
+        "solution, by steps on the graph from a starting point with inner folds, or likewise with "
+        "inner problems unrolled too.",
+    )
+    iterations: int = Field(
+        100, ge=1, description="Steps on the graph in the modes that have them (count)."
+    )
     fixed_point: FixedPointConfig = Field(
         default_factory=FixedPointConfig, description="Certificate of the update rule."
     )
@@ -104,3 +113,11 @@ class FoldConfig(_Model):
         description="An adjoint that did not converge raises, is returned with a warning, "
         "or gives that sample a zero gradient with a warning.",
     )
+
+    @model_validator(mode="after")
+    def _check_iterations(self) -> FoldConfig:
+        if self.mode == "fold" and "iterations" in self.model_fields_set:
+            raise ValueError(
+                "iterations has no effect in mode fold; set another mode or leave it out"
+            )
+        return self

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from . import hooks
-from .adjoint_pass import AdjointPass
-from .certify import certify, check_fixed_point
 from .config import FoldConfig
-from .duals import recover_duals
-from .errors import ConfigError, RecognitionError
-from .fixed_point import RecordedStep, attach_fixed_point
+from .differentiate import fold_solution, unfold, with_live_primal
+from .forward_pass import solve_black_box
 from .inputs import Inputs, collect
-from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
-from .interfaces.solver_interface import IterationMap, Solver
-from .interfaces.update_rule import BoundRule, UpdateRule
-from .lowering import Lowering
+from .interfaces.adjoint_solver import AdjointSolver
+from .interfaces.solver_interface import Solver
+from .interfaces.update_rule import UpdateRule
 from .outcome import Outcome
+from .parts import Parts
 from .prechecks import find_bad_samples
 from .problem_base import ParametricProblem
-from .program import SmoothProgram
-from .repair import dead_solution, masked, repaired_inputs, squeeze, with_donor_rows
-from .sessions import session_for
-from .solution import Solution, Status
+from .repair import dead_solution, masked, repaired_inputs, squeeze
+from .solution import Solution
 
 
 class Fold(nn.Module):
@@ -81,10 +73,17 @@ class Fold(nn.Module):
         parts = {"solver": self.solver, "rule": self.rule, "adjoint": self.adjoint}
         return ", ".join(f"{k}={type(v).__name__}" for k, v in parts.items() if v is not None)
 
-    @property
-    def subject(self) -> str:
-        """How messages name this fold."""
-        return f"foldcore layer at {self.path}" if self.path else "foldcore layer"
+    def _parts(self) -> Parts:
+        return Parts(
+            problem=self.problem,
+            solver=self.solver,
+            rule=self.rule,
+            adjoint=self.adjoint,
+            config=self.config,
+            path=self.path,
+            inner={name: cast(Fold, fold) for name, fold in self.inner.items()},
+            owner=self,
+        )
 
     def forward(self, *, warm_start: Solution | None = None, **params: Tensor) -> Tensor:
         """Return x*, (B, n), or (n,) if no parameter is batched; differentiable in every parameter.
@@ -109,14 +108,14 @@ class Fold(nn.Module):
 
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve as an inner problem of an update rule; see :class:`InnerFold`."""
-        inputs = collect(self.problem.params, values, self._owned(), self.subject)
+        inputs = collect(self.problem.params, values, self._owned(), self._parts().subject)
         outcome = Outcome(inputs.batch)
         return self._run(inputs, outcome, None, duals=duals, filler=0.0, strict=False)
 
     def _call(
         self, params: Mapping[str, Tensor], warm_start: Solution | None, *, duals: bool
     ) -> Solution:
-        inputs = collect(self.problem.params, params, self._owned(), self.subject)
+        inputs = collect(self.problem.params, params, self._owned(), self._parts().subject)
         outcome = Outcome(inputs.batch)
         strict = self.config.on_failure == "raise"
         if warm_start is not None and warm_start.duals is not None:
@@ -125,7 +124,7 @@ class Fold(nn.Module):
         solution = self._run(
             inputs, outcome, warm_start, duals=duals, filler=float("nan"), strict=strict
         )
-        outcome.report(self.subject, self.config.on_failure)
+        outcome.report(self._parts().subject, self.config.on_failure)
         if solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
         return solution if inputs.batched else squeeze(solution)
@@ -152,166 +151,33 @@ class Fold(nn.Module):
         strict: bool,
     ) -> Solution:
         find_bad_samples(
-            self.problem, self.solver, inputs, outcome, subject=self.subject, strict=strict
+            self.problem, self.solver, inputs, outcome, subject=self._parts().subject, strict=strict
         )
-        raw = None
+        solution = None
         if outcome.donor() is not None:
-            raw = self._solve_raw(repaired_inputs(inputs, outcome), outcome, warm_start)
-        if raw is None or outcome.donor() is None:
+            solution = self._solve_good(inputs, outcome, warm_start, duals=duals)
+        if solution is None or outcome.donor() is None:
             return dead_solution(inputs, self.problem.n, outcome, filler)
-        good = repaired_inputs(inputs, outcome)
-        if self.rule is None:
-            solution = self._differentiable(good, outcome, raw, duals=duals)
-        elif good.needs_grad or self.config.fixed_point.polish:
-            solution = self._fold(self.rule, good, outcome, raw, duals=duals)
-        else:
-            solution = raw
         return masked(solution, outcome, inputs.device, filler)
 
-    def _solve_raw(
-        self, inputs: Inputs, outcome: Outcome, warm_start: Solution | None
+    def _solve_good(
+        self, inputs: Inputs, outcome: Outcome, warm_start: Solution | None, *, duals: bool
     ) -> Solution | None:
-        """Run the black box without gradient and certify its answer; None if no sample is left."""
-        started = time.perf_counter()
-        hooks.solve_started(self.path, inputs.batch)
-        with torch.no_grad():
-            program = self.problem.bind(inputs.detached(), inputs.batch)
-            lowering = Lowering(program)
-            session = session_for(
-                self, self.solver, self.problem.lowered_structure, (inputs.dtype, inputs.device)
-            )
-            needs_rule = self.solver.capabilities.needs_rule
-            raw = session.solve(
-                program if needs_rule else lowering.program,
-                changed=frozenset(self.problem.lowered_structure.template.varying),
-                warm_start=warm_start if self.solver.capabilities.warm_start else None,
-                iteration=self._iteration(program) if needs_rule else None,
-            )
-            raw = replace(raw, primal=raw.primal.detach().to(inputs.device, inputs.dtype))
-            outcome.merge(raw.status, raw.messages, type(self.solver).__name__)
-            nonfinite = ~torch.isfinite(raw.primal).all(-1)
-            outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
-            if outcome.donor() is None:
-                return None
-            raw = with_donor_rows(raw, outcome)
-            mismatch = program.asserted_mismatch(raw.primal[:, : program.n])
-            if mismatch is not None:
-                raise RecognitionError(
-                    f"{self.subject}: the asserted structure does not hold: the {mismatch} is not "
-                    f"the quadratic that was extracted. Leave out structure=."
-                )
-            raw = certify(lowering, raw, outcome, self.config.kkt, self.subject)
-            if outcome.donor() is None:
-                return None
-            raw = lowering.restrict(with_donor_rows(raw, outcome))
-        hooks.solve_finished(self.path, raw, time.perf_counter() - started)
-        return raw
-
-    def _iteration(self, program: SmoothProgram) -> IterationMap:
+        """Solve with failed samples replaced by good ones; None if no sample is left."""
+        parts = self._parts()
+        if self.rule is not None and self.config.mode in ("unfold", "unroll"):
+            good = repaired_inputs(inputs, outcome)
+            return unfold(parts, self.rule, good, outcome, warm_start, duals=duals)
+        recorded = self.rule is None and inputs.needs_grad
+        raw, answer = solve_black_box(parts, inputs, outcome, warm_start, recorded=recorded)
+        if raw is None:
+            return None
+        good = repaired_inputs(inputs, outcome)
         if self.rule is None:
-            raise ConfigError(
-                f"{self.subject}: this solver runs an update rule, but there is none."
-            )
-        bound = self.rule.bind(program, self._inner_folds())
-        return IterationMap(
-            start=bound.initial,
-            step=bound.step,
-            residual=bound.residual,
-            primal=bound.primal,
-            duals=bound.duals,
-        )
-
-    def _inner_folds(self) -> dict[str, Fold]:
-        return {name: cast(Fold, fold) for name, fold in self.inner.items()}
-
-    def _differentiable(
-        self, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
-    ) -> Solution:
-        """Solve on the graph with a solver that is itself differentiable."""
-        if not inputs.needs_grad:
-            return raw
-        lowering = Lowering(self.problem.bind(inputs.values, inputs.batch))
-        program = lowering.program
-        structure = self.problem.lowered_structure
-        session = session_for(self, self.solver, structure, (inputs.dtype, inputs.device))
-        answer = session.solve(program, changed=frozenset(structure.template.varying))
-        outcome.merge(answer.status, answer.messages, type(self.solver).__name__)
-        multipliers = recover_duals(program, answer.primal).duals if duals else None
-        answer = lowering.restrict(replace(answer, duals=multipliers))
-        return replace(raw, primal=answer.primal, duals=answer.duals)
-
-    def _fold(
-        self, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
-    ) -> Solution:
-        """Wrap the solution into the fixed point of one step of the rule."""
-        started = time.perf_counter()
-        program = self.problem.bind(inputs.values, inputs.batch)
-        bound = rule.bind(program, self._inner_folds())
-        with torch.no_grad():
-            state = bound.lift(raw).detach()
-            for _ in range(self.config.fixed_point.polish):
-                state = bound.step(state)
-        bound = bound.at(state)
-        updated, operator = _one_step(bound, state)
-        residual = bound.residual(state, updated)
-        failed = bound.failed()
-        if failed is not None:
-            outcome.fail(failed, Status.NUMERICAL, f"{type(rule).__name__}: singular update step")
-        reports = bound.inner_reports()
-        for name, report in reports.items():
-            outcome.merge(
-                [s if s.ok else Status.INNER_FAILURE for s in report.status],
-                report.messages,
-                f"rule.{name}",
-            )
-        check_fixed_point(residual, state, outcome, self.config.fixed_point, self.subject)
-        hooks.residual_checked(self.path, residual, time.perf_counter() - started)
-        point = state
-        if updated.requires_grad:
-            if self.adjoint is None:
-                raise ConfigError(f"{self.subject}: a rule needs an adjoint solver.")
-            policy = self.config.on_adjoint_failure
-            adjoint = AdjointPass(self.adjoint, operator, policy, self.path, self.subject)
-            point = attach_fixed_point(updated, state, adjoint)
-        x = bound.primal(point)
-        raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, self.path))
-        if self.config.fixed_point.polish:
-            with torch.no_grad():
-                carried = bound.duals(state)
-                polished = replace(raw, primal=x.detach(), duals=carried)
-                lowering = Lowering(program)
-                raw = lowering.restrict(
-                    certify(lowering, polished, outcome, self.config.kkt, self.subject)
-                )
-        multipliers = raw.duals
-        if duals and inputs.needs_grad:
-            carried = bound.duals(point)
-            multipliers = carried
-            if carried is None:
-                lowering = Lowering(program)
-                recovered = recover_duals(lowering.program, lowering.complete(x))
-                point_of_x = replace(raw, primal=x, duals=recovered.duals)
-                multipliers = lowering.restrict(point_of_x).duals
-        return replace(raw, primal=x, duals=multipliers)
-
-
-def _one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperator]:
-    """Evaluate one step of the rule on the graph and return it with its Jacobian Φ."""
-    known = bound.jacobian(state)
-    if known is not None:
-        return bound.step(state), known
-    leaf = state.detach().requires_grad_(torch.is_grad_enabled())
-    updated = bound.step(leaf)
-    return updated, RecordedStep(leaf, updated)
-
-
-def _by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:
-    prefix = f"{path}." if path else ""
-    found: dict[str, Solution] = {}
-    for name, report in reports.items():
-        found[f"{prefix}rule.{name}"] = report
-        found.update(report.inner)
-    return found
+            return with_live_primal(parts, raw, answer, good, duals=duals)
+        if good.needs_grad or self.config.fixed_point.polish:
+            return fold_solution(parts, self.rule, good, outcome, raw, duals=duals)
+        return raw
 
 
 def _buffer_name(name: str) -> str:

@@ -32,11 +32,12 @@ class Lowering:
     """A program without regularizers that has the same solutions, and the way there and back.
 
     Attributes:
+        original: The program as given.
         program: In variables (x, t); the original itself if it has no regularizers.
     """
 
     def __init__(self, original: SmoothProgram) -> None:
-        self._original = original
+        self.original = original
         self._terms = [atom.absolute_terms(original.n) for atom in original.regularizers]
         self.program = original if not self._terms else self._lower()
 
@@ -50,18 +51,18 @@ class Lowering:
         """Return a solution of the lowered program in the original's variables and rows."""
         if not self._terms:
             return solution
-        n, duals = self._original.n, solution.duals
+        n, duals = self.original.n, solution.duals
         if duals is not None:
             duals = Duals(
                 equality=duals.equality,
-                inequality=duals.inequality[:, : self._original.n_inequality],
+                inequality=duals.inequality[:, : self.original.n_inequality],
                 lower=duals.lower[:, :n],
                 upper=duals.upper[:, :n],
             )
         return replace(solution, primal=solution.primal[:, :n], duals=duals)
 
     def _lower(self) -> SmoothProgram:
-        original = self._original
+        original = self.original
         data = _lower_data(original.data, self._terms)
         wrapped = {
             role: _on_first(function, original.n)

@@ -151,7 +151,7 @@ class Tracer(TorchFunctionMode):
 
 
 def _check_context(traced: list[Traced]) -> None:
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+    if not torch.is_grad_enabled():
         raise RefusalError(f"cuts the gradient of {subject(traced)} (no_grad)")
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise RefusalError(f"computes with {subject(traced)} under autocast")

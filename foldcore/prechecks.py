@@ -119,6 +119,6 @@ def _mark_empty(program: SmoothProgram, outcome: Outcome) -> None:
         if bool(crossed.any()):
             outcome.fail(crossed, Status.INFEASIBLE, "lower exceeds upper")
     for atom in program.sets:
-        empty = atom.empty() & everywhere
+        empty = atom.empty(program.n) & everywhere
         if bool(empty.any()):
             outcome.fail(empty, Status.INFEASIBLE, f"{type(atom).__name__} is an empty set")

@@ -93,6 +93,7 @@ class Problem(ParametricProblem):
             for name, bound in (("lower", lower), ("upper", upper))
             if bound is not None
         }
+        self._atoms = self._name_atoms()
         self._params = self._collect_params(dict(params or {}))
         self._functions = self._wrap(
             {"objective": objective, "equality": equality, "inequality": inequality}
@@ -135,7 +136,7 @@ class Problem(ParametricProblem):
             for name, bound in self._bounds.items()
             if isinstance(bound, Param)
         ]
-        for prefix, atom in self._atoms().items():
+        for prefix, atom in self._atoms.items():
             extra.extend(atom.params(prefix).items())
         for name, param in extra:
             if found.setdefault(name, param) is not param:
@@ -145,7 +146,7 @@ class Problem(ParametricProblem):
                 )
         return found
 
-    def _atoms(self) -> dict[str, SetAtom | Regularizer]:
+    def _name_atoms(self) -> dict[str, SetAtom | Regularizer]:
         atoms: dict[str, SetAtom | Regularizer] = {}
         atoms.update({f"set{i}": atom for i, atom in enumerate(self._sets)})
         atoms.update({f"regularizer{i}": atom for i, atom in enumerate(self._regularizers)})
@@ -165,7 +166,7 @@ class Problem(ParametricProblem):
         constants = {
             name: bound for name, bound in self._bounds.items() if isinstance(bound, Tensor)
         }
-        for prefix, atom in self._atoms().items():
+        for prefix, atom in self._atoms.items():
             constants.update(atom.constants(prefix))
         return constants
 
@@ -271,7 +272,7 @@ class Problem(ParametricProblem):
         bounds = {
             bound.name or field for field, bound in self._bounds.items() if isinstance(bound, Param)
         }
-        return name in bounds
+        return name in bounds or any(atom.may_be_infinite(name) for atom in self._atoms.values())
 
     def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
         batched = frozenset(
@@ -315,7 +316,7 @@ class Problem(ParametricProblem):
         )
 
     def _bound_atoms(self, values: Mapping[str, Tensor]) -> list[SetAtom | Regularizer]:
-        return [atom.bind(values, prefix) for prefix, atom in self._atoms().items()]
+        return [atom.bind(values, prefix) for prefix, atom in self._atoms.items()]
 
     def _bind_data(self, values: Mapping[str, Tensor], batched: frozenset[str]) -> QuadraticData:
         parts = []

@@ -86,16 +86,16 @@ def project_box_hyperplane(
         start, stop = _root_segment(y, a, offset, low, high)
         below, above = _outside(y - (start / 2 + stop / 2) * a, low, high)
         free = ~(below | above)
-    zero = y.new_zeros(())
+    zero = torch.zeros_like(y)
     held = zero if high is None else torch.where(above, high, zero)
     held = held if low is None else torch.where(below, low, held)
     slope = torch.where(free, a, zero)
     curvature = (slope * slope).sum(-1, keepdim=True)
     excess = (slope * y + a * held).sum(-1, keepdim=True) - offset
     moves = curvature > 0
-    tau = torch.where(moves, excess / torch.where(moves, curvature, 1.0), zero)
+    tau = torch.where(moves, excess / torch.where(moves, curvature, 1.0), 0.0)
     # Rounding may carry τ out of its segment, and far out where the slope is small.
-    drift = torch.where(moves, tau.clamp(start, stop) - tau, zero)
+    drift = torch.where(moves, tau.clamp(start, stop) - tau, 0.0)
     tau = tau + drift.detach()
     return project_box(torch.where(free, y - tau * a, held), low, high)
 

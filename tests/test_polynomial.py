@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from foldcore.polynomial import NotPolynomial, Polynomial, trace
+from foldcore.polynomial_parts import RefusalError, Traced
+from foldcore.polynomial_rules import RULES, Call
 
 N = 4
 Params = Mapping[str, Tensor]
@@ -231,6 +233,11 @@ def under_autocast(x: Tensor, p: Params) -> Tensor:
         return x @ V @ x
 
 
+def under_fork(x: Tensor, p: Params) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        return torch.rand(N, dtype=x.dtype) @ x
+
+
 def swallowed(x: Tensor, p: Params) -> Tensor:
     try:
         if p["c"][0] > 0:
@@ -305,7 +312,8 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "copy": (lambda x, p: torch.tensor(p["c"]) @ x, "parameter 'c'"),
     "copy_items": (lambda x, p: torch.tensor([p["s"]], dtype=x.dtype) * x[:1], "parameter 's'"),
     "copy_x": (lambda x, p: torch.tensor([x[0]]), "x"),
-    "subclass": (lambda x, p: x.as_subclass(Tensor).sum(), "hides"),
+    "subclass": (lambda x, p: x.as_subclass(Tensor), "hides"),
+    "subclass_used": (lambda x, p: x.as_subclass(Tensor) @ x, "hides"),
     "constructor": (lambda x, p: nn.Parameter(x) @ x, "x"),
     "bits": (lambda x, p: x.view(torch.float32).sum(), "reinterprets"),
     "integers": (lambda x, p: x.to(torch.int64).sum(), "casts x"),
@@ -324,6 +332,12 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "autograd_function": (lambda x, p: Doubled.apply(x).sum(), "x"),
     "swallowed": (swallowed, "branches on parameter 'c'"),
     "random": (lambda x, p: torch.rand(N, dtype=torch.float64) @ x, "random"),
+    "own_generator": (lambda x, p: torch.rand(N, generator=GENERATOR).double() @ x, "random"),
+    "own_generator_in_place": (
+        lambda x, p: (x.new_zeros(N).cauchy_(generator=GENERATOR)) @ x,
+        "random",
+    ),
+    "restored_generator": (under_fork, "random"),
     "dropout": (lambda x, p: fn.dropout(p["c"]) @ x, "random"),
     "random_attention": (
         lambda x, p: fn.scaled_dot_product_attention(p["M"], V, W, dropout_p=0.5)[0] @ x,
@@ -333,7 +347,14 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "vmap_of_x": (lambda x, p: torch.func.vmap(lambda y: y * y)(x).sum(), ""),
     "grad": (lambda x, p: torch.func.grad(lambda y: (y**4).sum())(x).sum(), ""),
     "keyword": (lambda x, p: torch.add(x, x, alpha=p["s"]).sum(), "not understood"),
-    "deprecated_order": (lambda x, p: torch.addcmul(x, 2.0, x, p["c"]).sum(), "not understood"),
+    "deprecated_order": (
+        lambda x, p: torch.addmm(2, x.expand(N, N), p["M"], V).sum(),
+        "not understood",
+    ),
+    "scatter_product": (
+        lambda x, p: x.scatter(0, INDEX, x[:2], reduce="multiply"),
+        "reduction",
+    ),
     "returns_none": (lambda x, p: None, "does not return"),
     "returns_bool_of_x": (lambda x, p: x.sum() > 3, "x"),
     "sparse": (lambda x, p: V.to_sparse() @ x, "sparse"),
@@ -349,6 +370,13 @@ def test_planted_faults_are_refused(name: str) -> None:
     assert isinstance(found, NotPolynomial), found
     assert words in found.reason
     assert torch.is_grad_enabled()
+
+
+def test_a_condition_on_x_is_refused_by_the_rule_itself() -> None:
+    """No boolean tensor can depend on x today; the rule does not rely on that."""
+    x = Traced.wrap(torch.ones(N, device="meta"), {1: frozenset()})
+    with pytest.raises(RefusalError, match="condition on x"):
+        RULES[torch.where](Call("where", (x, U, U), {}))
 
 
 def test_values_do_not_matter() -> None:

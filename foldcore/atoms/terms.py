@@ -56,7 +56,7 @@ class L1(Regularizer):
         if self.operator is not None:
             raise UnsupportedError(
                 "L1: weight·‖operator x‖₁ has no proximal operator in closed form. Use a dual "
-                "proximal-gradient rule (rule: fdpg), which needs only the dual box of its image."
+                "proximal-gradient rule, which needs only the dual box ‖w‖∞ <= weight of its image."
             )
         column = step.unsqueeze(-1) if isinstance(step, Tensor) and step.ndim else step
         threshold = self._tensor("weight") * column

@@ -1,0 +1,165 @@
+"""Put a solution on the autograd graph: by one folded step, or by steps of the rule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from . import hooks
+from .adjoint_pass import AdjointPass
+from .certify import certify, check_fixed_point
+from .duals import recover_duals
+from .errors import ConfigError
+from .fixed_point import attach_fixed_point
+from .inputs import Inputs
+from .interfaces.adjoint_solver import FixedPointOperator
+from .interfaces.update_rule import BoundRule, UpdateRule
+from .lowering import Lowering
+from .modes import Iterates, one_step
+from .outcome import Outcome
+from .parts import Parts
+from .program import SmoothProgram
+from .solution import Duals, Solution, Status
+
+
+def fold_solution(
+    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
+) -> Solution:
+    """Wrap the solution into the fixed point of one step of the rule."""
+    started = time.perf_counter()
+    program = parts.problem.bind(inputs.values, inputs.batch)
+    bound = rule.bind(program, parts.inner)
+    with torch.no_grad():
+        state = bound.lift(raw).detach()
+        for _ in range(parts.config.fixed_point.polish):
+            state = bound.step(state)
+    bound = bound.at(state)
+    updated, operator = one_step(bound, state)
+    residual = bound.residual(state, updated)
+    reports = bound.inner_reports()
+    _note_failures(parts, bound.failed(), reports, outcome)
+    check_fixed_point(residual, state, outcome, parts.config.fixed_point, parts.subject)
+    hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
+    point = _differentiable_point(parts, bound, state, updated, operator)
+    x = bound.primal(point)
+    raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, parts.path))
+    if parts.config.fixed_point.polish:
+        polished = replace(raw, primal=x.detach(), duals=bound.duals(state))
+        raw = _recertified(parts, program, polished, outcome)
+    return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
+
+
+def _differentiable_point(
+    parts: Parts, bound: BoundRule, state: Tensor, updated: Tensor, operator: FixedPointOperator
+) -> Tensor:
+    if not updated.requires_grad:
+        return state
+    if parts.config.mode == "fixed_point_unfold":
+        return Iterates(bound).run(state, parts.config.iterations)
+    if parts.adjoint is None:
+        raise ConfigError(f"{parts.subject}: a rule needs an adjoint solver.")
+    policy = parts.config.on_adjoint_failure
+    adjoint = AdjointPass(parts.adjoint, operator, policy, parts.path, parts.subject)
+    return attach_fixed_point(updated, state, adjoint)
+
+
+def unfold(
+    parts: Parts,
+    rule: UpdateRule,
+    inputs: Inputs,
+    outcome: Outcome,
+    warm_start: Solution | None,
+    *,
+    duals: bool,
+) -> Solution:
+    """Run the rule's iteration on the graph, from the warm start's primal or a cold one."""
+    started = time.perf_counter()
+    hooks.solve_started(parts.path, inputs.batch)
+    program = parts.problem.bind(inputs.values, inputs.batch)
+    bound = rule.bind(program, parts.inner)
+    with torch.no_grad():
+        state = bound.initial(None if warm_start is None else warm_start.primal).detach()
+    bound = bound.at(state)
+    iterates = Iterates(bound)
+    point = iterates.run(state, parts.config.iterations)
+    _note_failures(parts, iterates.failed, iterates.inner, outcome)
+    x = bound.primal(point)
+    carried = bound.duals(point)
+    raw = Solution(
+        primal=x.detach(),
+        status=(Status.OPTIMAL,) * inputs.batch,
+        duals=carried,
+        iterations=(parts.config.iterations,) * inputs.batch,
+        inner=_by_path(iterates.inner, parts.path),
+    )
+    raw = _recertified(parts, program, raw, outcome)
+    hooks.solve_finished(parts.path, raw, time.perf_counter() - started)
+    return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
+
+
+def _note_failures(
+    parts: Parts, singular: Tensor | None, reports: Mapping[str, Solution], outcome: Outcome
+) -> None:
+    if singular is not None:
+        name = type(parts.rule).__name__
+        outcome.fail(singular, Status.NUMERICAL, f"{name}: singular update step")
+    for name, report in reports.items():
+        status = [s if s.ok else Status.INNER_FAILURE for s in report.status]
+        outcome.merge(status, report.messages, f"rule.{name}")
+
+
+def _recertified(parts: Parts, program: SmoothProgram, raw: Solution, outcome: Outcome) -> Solution:
+    with torch.no_grad():
+        lowering = Lowering(program)
+        certified = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
+        return lowering.restrict(certified)
+
+
+def _answer(
+    program: SmoothProgram,
+    bound: BoundRule,
+    raw: Solution,
+    x: Tensor,
+    point: Tensor,
+    *,
+    duals: bool,
+) -> Solution:
+    """Return the solution with primal, and on request duals, on the graph."""
+    if not duals:
+        return replace(raw, primal=x)
+    carried = bound.duals(point)
+    multipliers = recovered_duals(program, raw, x) if carried is None else carried
+    return replace(raw, primal=x, duals=multipliers)
+
+
+def recovered_duals(program: SmoothProgram, raw: Solution, x: Tensor) -> Duals | None:
+    """Return multipliers recovered at x, on the graph."""
+    lowering = Lowering(program)
+    recovered = recover_duals(lowering.program, lowering.complete(x))
+    return lowering.restrict(replace(raw, primal=x, duals=recovered.duals)).duals
+
+
+def _by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:
+    prefix = f"{path}." if path else ""
+    found: dict[str, Solution] = {}
+    for name, report in reports.items():
+        found[f"{prefix}rule.{name}"] = report
+        found.update(report.inner)
+    return found
+
+
+def with_live_primal(
+    parts: Parts, raw: Solution, answer: Solution | None, inputs: Inputs, *, duals: bool
+) -> Solution:
+    """Put the differentiable solver's own primal, on the graph, into the certified solution."""
+    if answer is None or not answer.primal.requires_grad:
+        return raw
+    primal = answer.primal[:, : parts.problem.n]
+    if not duals:
+        return replace(raw, primal=primal)
+    program = parts.problem.bind(inputs.values, inputs.batch)
+    return replace(raw, primal=primal, duals=recovered_duals(program, raw, primal))

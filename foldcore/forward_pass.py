@@ -1,0 +1,101 @@
+"""The forward pass: run the black box, certify its answer, replace the samples that failed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from . import hooks
+from .certify import certify
+from .errors import ConfigError, RecognitionError
+from .inputs import Inputs
+from .interfaces.solver_interface import IterationMap
+from .lowering import Lowering
+from .outcome import Outcome
+from .parts import Parts
+from .program import SmoothProgram
+from .repair import repaired_inputs, with_donor_rows
+from .sessions import session_for
+from .solution import Solution, Status
+
+
+def solve_black_box(
+    parts: Parts, inputs: Inputs, outcome: Outcome, warm_start: Solution | None, *, recorded: bool
+) -> tuple[Solution | None, Solution | None]:
+    """Run the black box and certify its answer.
+
+    Args:
+        recorded: The solver is differentiable and its answer shall carry gradients.
+
+    Returns:
+        The certified solution, detached, with failed samples replaced; None if no sample is
+        left. And the solver's own answer, on the graph if ``recorded``.
+    """
+    started = time.perf_counter()
+    hooks.solve_started(parts.path, inputs.batch)
+    while True:
+        known = outcome.failed
+        good = repaired_inputs(inputs, outcome)
+        with torch.set_grad_enabled(recorded):
+            values = good.values if recorded else good.detached()
+            lowering = Lowering(parts.problem.bind(values, inputs.batch))
+            answer = _ask_solver(parts, lowering, inputs, warm_start)
+        with torch.no_grad():
+            raw = _certified(parts, lowering, answer, inputs, outcome)
+        if raw is None or not recorded or outcome.failed == known:
+            break
+        # A recorded answer must not hold failed samples: solve again with those replaced.
+    if raw is not None:
+        hooks.solve_finished(parts.path, raw, time.perf_counter() - started)
+    return raw, answer
+
+
+def _ask_solver(
+    parts: Parts, lowering: Lowering, inputs: Inputs, warm_start: Solution | None
+) -> Solution:
+    structure = parts.problem.lowered_structure
+    session = session_for(parts.owner, parts.solver, structure, (inputs.dtype, inputs.device))
+    needs_rule = parts.solver.capabilities.needs_rule
+    return session.solve(
+        lowering.original if needs_rule else lowering.program,
+        changed=frozenset(structure.template.varying),
+        warm_start=warm_start if parts.solver.capabilities.warm_start else None,
+        iteration=_iteration(parts, lowering.original) if needs_rule else None,
+    )
+
+
+def _certified(
+    parts: Parts, lowering: Lowering, answer: Solution, inputs: Inputs, outcome: Outcome
+) -> Solution | None:
+    raw = replace(answer, primal=answer.primal.detach().to(inputs.device, inputs.dtype))
+    outcome.merge(raw.status, raw.messages, type(parts.solver).__name__)
+    nonfinite = ~torch.isfinite(raw.primal).all(-1)
+    outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
+    if outcome.donor() is None:
+        return None
+    raw = with_donor_rows(raw, outcome)
+    mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
+    if mismatch is not None:
+        raise RecognitionError(
+            f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
+            f"the quadratic that was extracted. Leave out structure=."
+        )
+    raw = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
+    if outcome.donor() is None:
+        return None
+    return lowering.restrict(with_donor_rows(raw, outcome))
+
+
+def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:
+    if parts.rule is None:
+        raise ConfigError(f"{parts.subject}: this solver runs an update rule, but there is none.")
+    bound = parts.rule.bind(program, parts.inner)
+    return IterationMap(
+        start=bound.initial,
+        step=bound.step,
+        residual=bound.residual,
+        primal=bound.primal,
+        duals=bound.duals,
+    )

@@ -1,0 +1,116 @@
+"""One run of qpth for a group of samples, with a check of the solution and of its derivative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from qpth.qp import QPFunction
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .config import QpthConfig
+from .equalities import Group
+from .standard_form import StandardForm
+
+FEASIBILITY = 1e-6
+"""Largest violation of a constraint, divided by 1 + the size of its terms."""
+
+_GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Outcome of a run.
+
+    Attributes:
+        primal: Shape (k, n), on the graph.
+        accepted: Shape (k,), bool.
+        violation: Scaled violation of the constraints, dependent ones included. Shape (k,).
+        mismatch: Scaled error of the homogeneity check. Shape (k,).
+    """
+
+    primal: Tensor
+    accepted: Tensor
+    violation: Tensor
+    mismatch: Tensor
+
+
+class _OnceDifferentiable(Function):
+    """Identity that refuses a second derivative: qpth would return a wrong one without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
+        return cotangents
+
+
+def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig) -> Attempt:
+    """Solve a group on the graph.
+
+    Args:
+        spread: Inequalities are multiplied by factors between 1 and 1 + spread. The problem and
+            its derivatives stay what they are; the path of the iterates changes.
+
+    Raises:
+        RuntimeError: If a factorisation fails, as for a singular P; says so for the whole group.
+    """
+    rows = list(group.samples)
+    A, b = group.select(form)
+    Q, p, G, h = form.Q[rows], form.p[rows], form.G[rows], form.h[rows]
+    if spread:
+        steps = torch.arange(1, h.shape[1] + 1, dtype=h.dtype, device=h.device)
+        factor = 1 + spread * ((steps * _GOLDEN) % 1)
+        G, h = G * factor.unsqueeze(-1), h * factor
+    with torch.enable_grad():
+        # Inputs that need no gradient get one of their own: the check below differentiates by them.
+        p, h, b = (t if t.requires_grad else t.detach().requires_grad_() for t in (p, h, b))
+        Q, p, G, h, A, b = _OnceDifferentiable.apply(Q, p, G, h, A, b)  # type: ignore[no-untyped-call]
+        solve = QPFunction(eps=config.atol, verbose=-1, maxIter=config.max_iter, check_Q_spd=False)
+        primal = solve(Q, p, G, h, A, b)
+        mismatch = _homogeneity(primal, p, h, b)
+    violation = _violation(form, rows, primal.detach())
+    accepted = (violation <= FEASIBILITY) & (mismatch <= config.check_rtol)
+    return Attempt(primal, accepted & primal.isfinite().all(-1), violation, mismatch)
+
+
+def _homogeneity(primal: Tensor, p: Tensor, h: Tensor, b: Tensor) -> Tensor:
+    """Return how far wᵀx = pᵀ∂ₚ + hᵀ∂ₕ + bᵀ∂_b is from holding, per sample; ∂ is that of wᵀx.
+
+    The solution is homogeneous of degree 1 in (p, h, b), so Euler's identity holds for every w.
+    qpth can return the right x with multipliers of an early iterate, for instance where a linear
+    term is constant on a simplex, and so a wrong derivative: complementarity fails, and so does
+    the identity. It needs neither multipliers nor slacks, which qpth keeps to itself.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = primal.shape[-1]
+    drawn = torch.randn(shape, generator=generator, dtype=primal.dtype).to(primal.device)
+    weight = drawn.expand_as(primal)
+    inputs = [t for t in (p, h, b) if t.shape[-1]]
+    gradients = torch.autograd.grad(primal, inputs, weight, retain_graph=True)
+    with torch.no_grad():
+        terms = [primal * weight]
+        terms += [-t * g for t, g in zip(inputs, gradients, strict=True)]
+        total = torch.stack([t.sum(-1) for t in terms]).sum(0).abs()
+        size = 1 + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
+        return total / size
+
+
+def _violation(form: StandardForm, rows: list[int], x: Tensor) -> Tensor:
+    """Return the largest scaled violation of all constraints, (k,); NaN where x is."""
+    column = x.unsqueeze(-1)
+    parts = [torch.zeros_like(x[:, :1])]
+    for matrix, limit, equality in ((form.G, form.h, False), (form.A, form.b, True)):
+        M, r = matrix[rows].detach(), limit[rows].detach()
+        gap = (M @ column).squeeze(-1) - r
+        size = 1 + r.abs() + (M.abs() @ column.abs()).squeeze(-1)
+        parts.append((gap.abs() if equality else gap.clamp(min=0)) / size)
+    fixed, value = form.fixed[rows], form.value[rows].detach()
+    parts.append(fixed * (x - value).abs() / (1 + value.abs()))
+    return torch.cat(parts, -1).amax(-1)
