@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
+from torch import nn
 
 from .callable_solver import CallableSolver
 from .candidate import PluginT
@@ -27,6 +28,10 @@ _INNER_FACTOR = 0.01
 """Inner tolerances relative to outer ones, where the user set none."""
 _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
+_LAYER_ATTRIBUTES = frozenset(
+    {*dir(Fold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config", "path",
+     "inner", "module"}
+)  # fmt: skip
 
 
 def build(config: FoldConfig | Mapping[str, Any] | str | Path) -> Fold:
@@ -143,11 +148,14 @@ def _build_fold(
 
 
 def _check_names(problem: ParametricProblem) -> None:
-    reserved = {"warm_start"} & set(problem.params)
-    if reserved:
-        raise ConfigError(
-            f"problem: parameter name {sorted(reserved)} is reserved by layer calls; rename it."
-        )
+    for name, param in problem.params.items():
+        if not name.isidentifier():
+            raise ConfigError(
+                f"problem: parameter name {name!r} cannot be passed by keyword; rename it."
+            )
+        # A learnable parameter becomes an attribute of the layer beside the layer's own.
+        if name in ("self", "warm_start") or (param.learnable and name in _LAYER_ATTRIBUTES):
+            raise ConfigError(f"problem: parameter name {name!r} is reserved by layers; rename it.")
 
 
 def _check_rule(rule: UpdateRule, solver: Solver, problem: ParametricProblem, path: str) -> None:

@@ -57,6 +57,7 @@ class _CallableSession(Session):
     ) -> Solution:
         answer = self._function(program)
         if isinstance(answer, Solution):
+            self._check(answer, program)
             return answer
         if not isinstance(answer, Tensor):
             raise ConfigError(
@@ -71,6 +72,24 @@ class _CallableSession(Session):
         finite = torch.isfinite(answer).all(-1).tolist()
         status = tuple(Status.OPTIMAL if ok else Status.NUMERICAL for ok in finite)
         return Solution(primal=answer.to(program.dtype), status=status)
+
+    def _check(self, answer: Solution, program: SmoothProgram) -> None:
+        given = {"primal": tuple(answer.primal.shape), "status": (len(answer.status),)}
+        expected: dict[str, tuple[int, ...]] = {
+            "primal": (program.batch, program.n),
+            "status": (program.batch,),
+        }
+        if answer.duals is not None:
+            given.update({name: tuple(value.shape) for name, value in vars(answer.duals).items()})
+            rows = (program.n_equality, program.n_inequality, program.n, program.n)
+            names = ("equality", "inequality", "lower", "upper")
+            expected.update({k: (program.batch, m) for k, m in zip(names, rows, strict=True)})
+        for name, shape in expected.items():
+            if given[name] != shape:
+                raise ConfigError(
+                    f"solver: the callable {self._name!r} returned a Solution whose {name} has "
+                    f"shape {given[name]}; expected {shape}: one row per sample."
+                )
 
 
 def solver(function: SolveFunction) -> CallableSolver:

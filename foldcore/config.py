@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .portable import PortableFunction
 
 Policy = Literal["raise", "warn", "ignore"]
 
@@ -42,6 +45,16 @@ class PluginReference(_Model):
                 "options": {name: option for name, option in value.items() if name != "kind"},
             }
         return {"instance": value}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Options and instances may hold bare functions, at any depth of inner folds.
+        content = {name: getattr(self, name) for name in self.model_fields_set}
+        return _reference_from, (PortableFunction(partial(PluginReference.model_construct, **content)),)
+
+
+def _reference_from(make: PortableFunction) -> PluginReference:
+    reference: PluginReference = make()
+    return reference
 
 
 class FixedPointConfig(_Model):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import FoldConfig
 from .differentiate import fold_solution, unfold, with_live_primal
+from .errors import InputError, ShapeError
 from .forward_pass import solve_black_box
 from .inputs import Inputs, collect
 from .interfaces.adjoint_solver import AdjointSolver
@@ -20,7 +21,7 @@ from .parts import Parts
 from .prechecks import find_bad_samples
 from .problem_base import ParametricProblem
 from .repair import dead_solution, masked, repaired_inputs, squeeze
-from .solution import Solution
+from .solution import Duals, Solution
 
 
 class Fold(nn.Module):
@@ -118,9 +119,8 @@ class Fold(nn.Module):
         inputs = collect(self.problem.params, params, self._owned(), self._parts().subject)
         outcome = Outcome(inputs.batch)
         strict = self.config.on_failure == "raise"
-        if warm_start is not None and warm_start.duals is not None:
-            given = self.problem.order_duals(warm_start.duals, inverse=True)
-            warm_start = replace(warm_start, duals=given)
+        if warm_start is not None:
+            warm_start = self._checked_start(warm_start, inputs)
         solution = self._run(
             inputs, outcome, warm_start, duals=duals, filler=float("nan"), strict=strict
         )
@@ -128,6 +128,27 @@ class Fold(nn.Module):
         if solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
         return solution if inputs.batched else squeeze(solution)
+
+    def _checked_start(self, given: Solution, inputs: Inputs) -> Solution:
+        """Return a warm start detached, with its batch dimension and duals in the program's order."""
+        if not isinstance(given, Solution):
+            raise InputError(
+                f"{self._parts().subject}: warm_start is a {type(given).__name__}; expected the "
+                f"Solution that layer.solve returned."
+            )
+        expected = (inputs.batch, self.problem.n) if inputs.batched else (self.problem.n,)
+        if tuple(given.primal.shape) != expected:
+            raise ShapeError(
+                f"{self._parts().subject}: warm_start has a primal of shape "
+                f"{tuple(given.primal.shape)}, expected {expected}: that of this call."
+            )
+        duals = given.duals
+        if duals is not None:
+            duals = self.problem.order_duals(duals, inverse=True)
+            rows = {name: value.detach() for name, value in vars(duals).items()}
+            duals = Duals(**{k: v if inputs.batched else v[None] for k, v in rows.items()})
+        primal = given.primal.detach()
+        return replace(given, primal=primal if inputs.batched else primal[None], duals=duals)
 
     def _owned(self) -> Mapping[str, Tensor]:
         owned = {name: getattr(self, _buffer_name(name)) for name in self._constant_names}

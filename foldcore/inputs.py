@@ -133,6 +133,11 @@ def _common_type(
                 f"{subject}: parameter {name!r} has dtype {value.dtype}, expected a floating dtype; "
                 f"convert it with .double() or .float()."
             )
+        if value.dtype not in (torch.float32, torch.float64):
+            raise DtypeError(
+                f"{subject}: parameter {name!r} has dtype {value.dtype}, in which no factorisation "
+                f"works; convert it with .double() or .float()."
+            )
         first = first or name
         if value.dtype != values[first].dtype or value.device != values[first].device:
             raise DtypeError(

@@ -90,7 +90,8 @@ class Tracer(TorchFunctionMode):
             raise
 
     def _apply(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        name, found = operation_name(func), list(leaves([args, kwargs]))
+        # Overloads of operators are called "add_.Tensor".
+        name, found = operation_name(func).split(".")[0], list(leaves([args, kwargs]))
         traced = [v for v in found if isinstance(v, Traced)]
         if any(isinstance(v, Tensor) and not isinstance(v, Traced) and v.is_meta for v in found):
             raise RefusalError(LEAK)
@@ -101,6 +102,9 @@ class Tracer(TorchFunctionMode):
         self._check_writes(func, name, args, kwargs, traced)
         if not traced:
             return self._run_plain(func, name, args, kwargs, found)
+        if type(func).__module__ == "torch._ops":
+            # Custom operators may write to arguments, which their names do not tell.
+            raise RefusalError(f"passes {subject(traced)} to the operator {func}")
         key = operation_key(func)
         if key in _METADATA:
             return func(*to_meta(args), **to_meta(kwargs))

@@ -103,9 +103,10 @@ def _mark_indefinite(
     shift = 100 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * (size + 1e-300)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     _, info = torch.linalg.cholesky_ex(matrix + shift * identity)
+    what = f"parameter {name!r}" if name in problem.params else "the objective's Hessian"
     _mark(
         info != 0, matrix.ndim == 3, Status.NONCONVEX, inputs, outcome, strict,
-        f"{subject}: parameter {name!r} is not positive semidefinite, as "
+        f"{subject}: {what} is not positive semidefinite, as "
         f"{type(solver).__name__} needs it",
         "Predict a factor L and pass L @ L.mT, or use a solver of class nonconvex_qp.",
     )  # fmt: skip

@@ -238,6 +238,17 @@ def under_fork(x: Tensor, p: Params) -> Tensor:
         return torch.rand(N, dtype=x.dtype) @ x
 
 
+@torch.library.custom_op("foldcore_tests::fill", mutates_args={"target"})
+def fill(target: Tensor, source: Tensor) -> None:
+    target.copy_(source)
+
+
+def custom_write(x: Tensor, p: Params) -> Tensor:
+    scale = p["c"] * 1
+    fill(scale, p["d"])
+    return scale @ x
+
+
 def swallowed(x: Tensor, p: Params) -> Tensor:
     try:
         if p["c"][0] > 0:
@@ -323,6 +334,12 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "in_place": (lambda x, p: x.clone().add_(1).sum(), "in place"),
     "in_place_view": (lambda x, p: (x * 1).mul_(p["c"]).sum(), "in place"),
     "out": (lambda x, p: torch.mul(x, x, out=torch.zeros(N).double()).sum(), "in place"),
+    "operator": (lambda x, p: torch.ops.aten.add_.Tensor(p["c"] * 1, p["d"]) @ x, "in place"),
+    "operator_on_captured": (
+        lambda x, p: torch.ops.aten.add_.Tensor(CAPTURED, U) @ x,
+        "did not make",
+    ),
+    "custom_operator": (custom_write, "operator"),
     "set_data": (lambda x, p: setattr(x, "data", U) or x.sum(), "in place"),
     "captured_write": (captured_write, "in place"),
     "captured_state": (captured_state, "did not make"),
@@ -336,6 +353,16 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "own_generator_in_place": (
         lambda x, p: (x.new_zeros(N).cauchy_(generator=GENERATOR)) @ x,
         "random",
+    ),
+    "generator_of_unlisted_operation": (
+        lambda x, p: torch.ops.aten.rrelu_with_noise(-U, U, 0.1, 0.3, True, GENERATOR) @ x,
+        "random",
+    ),
+    "function_argument": (
+        lambda x, p: fn.triplet_margin_with_distance_loss(
+            U, U, U, distance_function=lambda a, b: (x * a).sum(), margin=2.0
+        ),
+        "Python function",
     ),
     "restored_generator": (under_fork, "random"),
     "dropout": (lambda x, p: fn.dropout(p["c"]) @ x, "random"),

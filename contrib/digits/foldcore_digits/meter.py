@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from foldcore import AdjointSolution, Solution
@@ -40,7 +42,7 @@ class FoldMeter:
     def foldcore_residual_checked(self, path: str, residual: Tensor, seconds: float) -> None:
         if path == OUTER:
             self.fold_seconds += seconds
-            self.fixed_point_residual = max(self.fixed_point_residual, float(residual.max()))
+            self.fixed_point_residual = _worse(self.fixed_point_residual, residual)
 
     @hookimpl
     def foldcore_adjoint_finished(
@@ -48,5 +50,11 @@ class FoldMeter:
     ) -> None:
         if path == OUTER:
             self.adjoint_seconds += seconds
-            self.adjoint_residual = max(self.adjoint_residual, float(adjoint.residual.max()))
+            self.adjoint_residual = _worse(self.adjoint_residual, adjoint.residual)
             self.adjoint_products = max(self.adjoint_products, int(adjoint.iterations.max()))
+
+
+def _worse(largest: float, residuals: Tensor) -> float:
+    # Python's max would drop a NaN, which is the worst of all.
+    found = float(residuals.max())
+    return largest if math.isnan(largest) or found <= largest else found

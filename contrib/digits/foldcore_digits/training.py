@@ -72,7 +72,8 @@ def train(
     records = []
     for _ in range(config.epochs):
         total = 0.0
-        for batch in torch.randperm(samples, generator=generator).split(config.batch_size):
+        order = torch.randperm(samples, generator=generator)
+        for batch in torch.split(order, config.batch_size):
             value = loss(network(digits.train_images[batch]), digits.train_labels[batch])
             optimiser.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]

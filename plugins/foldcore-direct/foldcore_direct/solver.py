@@ -70,8 +70,8 @@ class DirectAdjoint(AdjointSolver):
             active = (norm > system.tolerance) & norm.isfinite() & solved
             if not bool(active.any()):
                 break
-            wanted = torch.where(active.unsqueeze(-1), residual, torch.zeros_like(residual))
-            trial = adjoint + first.inverse(wanted)
+            trial = adjoint + first.inverse(residual)
+            trial = torch.where(active.unsqueeze(-1), trial, adjoint)
             trial_residual = system.cotangent - (trial - operator.vjp(trial))
             used = used + active
             trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
@@ -112,9 +112,7 @@ def _solve_first(operator: FixedPointOperator, cotangent: Tensor) -> _First:
 def _factorise(operator: FixedPointOperator, cotangent: Tensor) -> _First:
     phi = operator.dense()
     eye = torch.eye(operator.size, dtype=phi.dtype, device=phi.device)
-    # LAPACK need not keep a sample's NaN to itself, nor return from it.
-    finite = phi.isfinite().all(-1).all(-1)
-    system = torch.where(finite[:, None, None], eye - phi.mT, eye)
+    system = eye - phi.mT
     if operator.shared_by_batch:
         system = system[0]
     adjoint, singular = solve_checked(system, cotangent)
@@ -123,6 +121,6 @@ def _factorise(operator: FixedPointOperator, cotangent: Tensor) -> _First:
     return _First(
         inverse=lambda right: solve_square(system, right),
         adjoint=adjoint,
-        solved=finite & ~singular,
+        solved=~singular,
         products=operator.size if inherited else 0,
     )

@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 import torch
-from foldcore_direct import DirectAdjoint, DirectConfig
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from foldcore.testing import (
     random_matrix,
     reference_adjoint,
 )
+from foldcore_direct import DirectAdjoint, DirectConfig
 
 VARIANTS = [{}, {"refine": 0}]
 
@@ -156,6 +156,28 @@ def test_a_neighbour_changes_no_bit(solver: DirectAdjoint, neighbour: str) -> No
     if neighbour in ("singular", "nan", "nan cotangent"):
         assert answer.converged.tolist() == [True, False, False]
         assert not answer.residual.isnan().any()
+
+
+class Strict(MatrixOperator):
+    """Refuses NaN and inf, as an update rule with an inner solver may."""
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        assert cotangent.isfinite().all()
+        return super().vjp(cotangent)
+
+
+@pytest.mark.parametrize("kind", ["singular", "divergent", "nan", "inf"])
+def test_no_product_is_asked_of_numbers_that_are_not_finite(solver: DirectAdjoint, kind: str) -> None:
+    matrix, cotangent = random_matrix(3, 6, 0.9, seed=3), random_cotangent(3, 6)
+    if kind == "singular":
+        matrix[1] = torch.eye(6, dtype=torch.float64)
+    elif kind == "divergent":
+        matrix[1] *= 1e3
+    else:
+        matrix[1, 2, 3] = float(kind)
+    answer = solver.solve(Strict(matrix), cotangent)
+    assert answer.converged[0]
+    assert answer.converged[2]
 
 
 def test_the_result_carries_no_graph(solver: DirectAdjoint) -> None:

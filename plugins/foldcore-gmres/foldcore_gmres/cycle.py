@@ -63,7 +63,7 @@ def run_cycle(
         steps = steps + running
         vector = torch.where(running.unsqueeze(-1), vector, nothing)
         scale = torch.linalg.vector_norm(vector, dim=-1).maximum(one)
-        vector, column = _orthogonalise(vector, basis[:, : j + 1])
+        vector, column = orthogonalise(vector, basis[:, : j + 1])
         below = torch.linalg.vector_norm(vector, dim=-1)
         # What is left of a vector inside the space is rounding error of this size.
         invariant = below <= 10 * eps * scale
@@ -90,8 +90,15 @@ def run_cycle(
     return _combine(basis, triangle, right, taken), steps
 
 
-def _orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Classical Gram-Schmidt, twice: orthogonal to rounding, in matrix products of the batch."""
+def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of a vector orthogonal to a basis, and its coefficients in the basis.
+
+    Classical Gram-Schmidt, twice: orthogonal to rounding error, in matrix products of the batch.
+
+    Args:
+        vector: Shape (B, s).
+        basis: Orthonormal rows. Shape (B, k, s).
+    """
     column = vector.new_zeros(basis.shape[:2])
     for _ in range(2):
         part = torch.bmm(basis, vector.unsqueeze(-1))

@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 import torch
-from foldcore_gmres import GMRESAdjoint, GMRESConfig
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -19,6 +18,8 @@ from foldcore.testing import (
     random_matrix,
     reference_adjoint,
 )
+from foldcore_gmres import GMRESAdjoint, GMRESConfig
+from foldcore_gmres.cycle import orthogonalise
 
 VARIANTS = [{}, {"restart": 7}]
 
@@ -69,9 +70,7 @@ def test_float32_stays_float32_and_converges_to_its_floor(solver: GMRESAdjoint) 
 def test_the_residual_is_that_of_the_returned_adjoint(radius: float) -> None:
     matrix, cotangent = random_matrix(6, 25, radius), random_cotangent(6, 25)
     for options in VARIANTS:
-        answer = adjoint_solver(rtol=1e-4, max_iter=40, **options).solve(
-            MatrixOperator(matrix), cotangent
-        )
+        answer = adjoint_solver(rtol=1e-4, max_iter=40, **options).solve(MatrixOperator(matrix), cotangent)
         true = adjoint_residual(matrix, answer.adjoint, cotangent)
         assert torch.allclose(answer.residual, true, rtol=1e-6, atol=1e-12)
         tolerance = 1e-4 * cotangent.norm(dim=-1)
@@ -158,6 +157,28 @@ def test_a_neighbour_changes_no_bit(solver: GMRESAdjoint, neighbour: str) -> Non
     if neighbour in ("singular", "nan", "nan cotangent"):
         assert answer.converged.tolist() == [True, False, False]
         assert not answer.residual.isnan().any()
+
+
+class Strict(MatrixOperator):
+    """Refuses NaN and inf, as an update rule with an inner solver may."""
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        assert cotangent.isfinite().all()
+        return super().vjp(cotangent)
+
+
+@pytest.mark.parametrize("kind", ["singular", "divergent", "nan", "inf"])
+def test_no_product_is_asked_of_numbers_that_are_not_finite(solver: GMRESAdjoint, kind: str) -> None:
+    matrix, cotangent = random_matrix(3, 6, 0.9, seed=3), random_cotangent(3, 6)
+    if kind == "singular":
+        matrix[1] = torch.eye(6, dtype=torch.float64)
+    elif kind == "divergent":
+        matrix[1] *= 1e3
+    else:
+        matrix[1, 2, 3] = float(kind)
+    answer = solver.solve(Strict(matrix), cotangent)
+    assert answer.converged[0]
+    assert answer.converged[2]
 
 
 def test_the_result_carries_no_graph(solver: GMRESAdjoint) -> None:
@@ -256,6 +277,17 @@ def test_restart_trades_memory_for_products() -> None:
     assert relative_error(short.adjoint, reference_adjoint(matrix, cotangent)) < 1e-7
 
 
+def test_reorthogonalisation_reaches_rounding_error() -> None:
+    """One pass over a vector that is in the space to ten digits leaves six digits of it there."""
+    frame = torch.linalg.qr(random_matrix(2, 30, 1.0)).Q.mT
+    basis, outside = frame[:, :20], frame[:, 25]
+    inside = torch.einsum("bk,bks->bs", random_cotangent(2, 20), basis)
+    rest, column = orthogonalise(inside + 1e-10 * outside, basis)
+    overlap = torch.einsum("bks,bs->bk", basis, rest).abs().amax(-1)
+    assert (overlap < 1e-13 * rest.norm(dim=-1)).all()
+    assert relative_error(column, random_cotangent(2, 20)) < 1e-13
+
+
 class Shaky(MatrixOperator):
     """Off by 1e-3 in products 2 to 9, the first cycle's steps: its recursive residual lies."""
 
@@ -278,13 +310,46 @@ def test_goes_on_where_the_recursive_residual_lied() -> None:
 
 def test_stagnation_is_reported_at_once() -> None:
     """Where I - Φᵀ is skew, <r, (I - Φᵀ) r> = 0: a cycle of one step achieves nothing."""
-    skew = torch.block_diag(*[torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)] * 5)
+    skew = torch.kron(
+        torch.eye(5, dtype=torch.float64),
+        torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64),
+    )
     matrix = (torch.eye(10, dtype=torch.float64) - skew).mT.expand(3, 10, 10)
     cotangent = random_cotangent(3, 10)
     answer = adjoint_solver(restart=1).solve(MatrixOperator(matrix), cotangent)
     assert not answer.converged.any()
     assert answer.iterations.tolist() == [3, 3, 3], "Φᵀg, one step, one measurement"
     assert adjoint_solver(restart=2).solve(MatrixOperator(matrix), cotangent).converged.all()
+
+
+@pytest.mark.parametrize(("cosine", "products"), [(0.03, 3), (0.3, 780)])
+def test_a_cycle_that_achieves_next_to_nothing_is_the_last(cosine: float, products: int) -> None:
+    """Where I - Φᵀ is a rotation, one step leaves sqrt(1 - cos²) of the residual."""
+    sine = (1 - cosine**2) ** 0.5
+    rotation = torch.tensor([[[cosine, sine], [-sine, cosine]]], dtype=torch.float64)
+    matrix = (torch.eye(2, dtype=torch.float64) - rotation).mT
+    cotangent = random_cotangent(1, 2)
+    answer = adjoint_solver(restart=1, rtol=1e-8).solve(MatrixOperator(matrix), cotangent)
+    assert abs(int(answer.iterations) - products) <= 30
+    assert bool(answer.converged) == (products > 3)
+
+
+class Liar(MatrixOperator):
+    """Flips and triples its products within the first cycle."""
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        exact = super().vjp(cotangent)
+        return -3 * exact if 2 <= self.products <= 9 else exact
+
+
+def test_a_cycle_that_made_things_worse_is_undone() -> None:
+    matrix, cotangent = random_matrix(2, 8, 0.9), random_cotangent(2, 8)
+    answer = adjoint_solver().solve(Liar(matrix), cotangent)
+    assert not answer.converged.any()
+    assert torch.equal(answer.adjoint, cotangent)
+    assert torch.allclose(
+        answer.residual, torch.einsum("bij,bi->bj", matrix, cotangent).norm(dim=-1), rtol=1e-12
+    )
 
 
 def test_a_consistent_singular_system_converges() -> None:
@@ -301,7 +366,8 @@ def test_a_consistent_singular_system_converges() -> None:
     cotangent[:, 0] = 1
     answer = adjoint_solver(rtol=1e-10).solve(MatrixOperator(matrix), cotangent)
     assert not answer.converged.any()
-    assert answer.adjoint.isfinite().all()
+    assert torch.allclose(answer.residual, torch.ones(1, dtype=torch.float64), rtol=1e-9)
+    assert relative_error(answer.adjoint[:, 1:], inner) < 1e-7
 
 
 def test_options_out_of_range_are_refused() -> None:

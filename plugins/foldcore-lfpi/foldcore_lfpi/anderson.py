@@ -70,25 +70,24 @@ class Anderson:
         working = (self._on & active).unsqueeze(-1)
         self._remember(image, gap, working)
         following = torch.where(dropping.unsqueeze(-1), self._best_image, image)
-        following = torch.where(working, self._accelerated(image, gap, working), following)
+        following = torch.where(working, self._accelerated(image, gap), following)
         return following, stray & ~dropping
 
     def _remember(self, image: Tensor, gap: Tensor, working: Tensor) -> None:
         if self._count:
             column = (self._count - 1) % self._window
             nothing = torch.zeros_like(image)
+            # Rows out of work may hold NaN, which the SVD would refuse for the whole batch.
             self._images[:, :, column] = torch.where(working, image - self._image, nothing)
             self._gaps[:, :, column] = torch.where(working, gap - self._gap, nothing)
         self._image, self._gap = image, gap
         self._count += 1
 
-    def _accelerated(self, image: Tensor, gap: Tensor, working: Tensor) -> Tensor:
+    def _accelerated(self, image: Tensor, gap: Tensor) -> Tensor:
         filled = min(self._count - 1, self._window)
         if filled == 0:
             return image
-        # Rows out of work may hold NaN, which the SVD refuses for the whole batch.
-        live = working.unsqueeze(-1)
-        gaps = torch.where(live, self._gaps[:, :, :filled], torch.zeros_like(self._images[..., :1]))
+        gaps = self._gaps[:, :, :filled]
         length = torch.linalg.vector_norm(gaps, dim=1, keepdim=True)
         length = torch.where(length > 0, length, torch.ones_like(length))
         q, r = torch.linalg.qr(gaps / length)
@@ -96,7 +95,7 @@ class Anderson:
         # Differences shrink towards rounding error: directions below eps^(2/3) are noise.
         cut = torch.finfo(image.dtype).eps ** (2 / 3) * sigma[:, :1]
         inverse = torch.where((sigma > cut) & (sigma > 0), 1 / sigma, torch.zeros_like(sigma))
-        clean = torch.where(working, gap, torch.zeros_like(gap)).unsqueeze(-1)
-        weights = right.mT @ (inverse.unsqueeze(-1) * (left.mT @ (q.mT @ clean)))
+        weights = q.mT @ gap.unsqueeze(-1)
+        weights = right.mT @ (inverse.unsqueeze(-1) * (left.mT @ weights))
         shift: Tensor = (self._images[:, :, :filled] @ (weights / length.mT)).squeeze(-1)
         return image - shift

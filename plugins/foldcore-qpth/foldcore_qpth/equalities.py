@@ -58,7 +58,7 @@ def group(form: StandardForm, samples: list[int], known: Known) -> list[Group]:
     members: dict[tuple[tuple[int, ...], bytes], list[int]] = {}
     for i in samples:
         mask = fixed[i].tobytes()
-        if form.shared_A:
+        if form.shared_equalities:
             if mask not in known:
                 known[mask] = independent_rows(A[i], fixed[i])
             kept = known[mask]

@@ -133,7 +133,7 @@ def _admitted(form: StandardForm, result: _Result) -> list[int]:
     finite = torch.stack(
         [t.detach().flatten(1).isfinite().all(-1) for t in (form.Q, form.p, form.G, form.A)]
     ).all(0)
-    wrong = form.h.isnan().any(-1) | form.b.isnan().any(-1) | ~finite
+    wrong = form.unknown | form.b.isnan().any(-1) | ~finite
     empty = form.empty | (form.h == -torch.inf).any(-1) | form.b.isinf().any(-1)
     for i in torch.nonzero(empty).flatten().tolist():
         result.fail(i, Status.INFEASIBLE, "a lower limit exceeds its upper limit")

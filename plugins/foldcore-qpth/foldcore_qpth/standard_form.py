@@ -29,7 +29,8 @@ class StandardForm:
         value: ½(lower + upper) where ``fixed``, else 0. Its gradient is split evenly between the
             two: their sum is the derivative by the value of the variable. Shape (B, n).
         empty: Where lower > upper, or a bound is infinite on its wrong side. Shape (B,), bool.
-        shared_A: Whether A is the same for all samples.
+        unknown: Where a limit is NaN. Shape (B,), bool.
+        shared_equalities: Whether A is the same for all samples.
         needs_grad: Whether any of the data needs a gradient.
     """
 
@@ -42,7 +43,8 @@ class StandardForm:
     fixed: Tensor
     value: Tensor
     empty: Tensor
-    shared_A: bool
+    unknown: Tensor
+    shared_equalities: bool
     needs_grad: bool
 
     @classmethod
@@ -57,9 +59,11 @@ class StandardForm:
         fixed = (lower == upper) & lower.isfinite()
         minus = -torch.eye(n, dtype=torch.float64, device=device).expand(batch, n, n)
         rows = [_masked(minus, -lower, fixed), _masked(-minus, upper, fixed)]
+        unknown = lower.isnan().any(-1) | upper.isnan().any(-1)
         if data.G is not None and data.h is not None:
             G = _expand(to_dense(data.G), batch, 2)
             h = _expand(data.h, batch, 1)
+            unknown = unknown | h.isnan().any(-1)
             rows.insert(0, _masked(G, h, torch.zeros_like(h, dtype=torch.bool)))
         G, h = torch.cat([g for g, _ in rows], 1), torch.cat([limit for _, limit in rows], 1)
         if G.shape[1] == 0:
@@ -79,7 +83,8 @@ class StandardForm:
             fixed=fixed,
             value=torch.where(fixed, (lower + upper) / 2, zeros),
             empty=((lower > upper) | (lower == torch.inf) | (upper == -torch.inf)).any(-1),
-            shared_A=data.A is None or to_dense(data.A).ndim == 2,
+            unknown=unknown,
+            shared_equalities=data.A is None or to_dense(data.A).ndim == 2,
             needs_grad=any(t.requires_grad for t in tensors),
         )
 
