@@ -18,7 +18,7 @@ from .atoms import (
 from .build import build
 from .callable_solver import CallableSolver, solver
 from .certificate import kkt_report
-from .config import FixedPointConfig, FoldConfig, KKTConfig, PluginReference
+from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
 from .duals import RecoveredDuals, recover_duals
 from .errors import (
     AdjointError,
@@ -27,6 +27,8 @@ from .errors import (
     CertificateError,
     CertificateWarning,
     ConfigError,
+    DegenerateError,
+    DegenerateWarning,
     DtypeError,
     DuplicatePluginError,
     FoldcoreError,
@@ -92,6 +94,9 @@ __all__ = [
     "CertificateError",
     "CertificateWarning",
     "ConfigError",
+    "DegeneracyConfig",
+    "DegenerateError",
+    "DegenerateWarning",
     "DtypeError",
     "Duals",
     "DuplicatePluginError",

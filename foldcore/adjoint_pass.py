@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from . import hooks
+from .config import DegeneracyConfig
+from .degeneracy import check_uniqueness
 from .errors import AdjointError, AdjointWarning, name_samples
 from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator
 from .solution import AdjointSolution
@@ -25,6 +27,9 @@ class AdjointPass:
         operator: Φ at the fixed point.
         policy: What to do with samples that did not converge.
         path, subject: How hooks and messages name the fold.
+        updated: U(z*, θ) on the graph, to test singular samples with.
+        parameters: The tensors that need a gradient.
+        degeneracy: Policy for singular samples.
     """
 
     solver: AdjointSolver
@@ -32,18 +37,26 @@ class AdjointPass:
     policy: Literal["raise", "warn", "mask"]
     path: str
     subject: str
+    updated: Tensor
+    parameters: tuple[Tensor, ...]
+    degeneracy: DegeneracyConfig
 
     def __call__(self, cotangent: Tensor) -> Tensor:
         """Return v. Shapes (B, s) -> (B, s). A cotangent of NaN gives NaN for its sample alone.
 
         Raises:
             AdjointError: If the policy is "raise" and a sample did not converge.
+            DegenerateError: If a singular sample's gradient is not unique and not accepted.
         """
         started = time.perf_counter()
         finite = torch.isfinite(cotangent).all(-1, keepdim=True)
         answer = self.solver.solve(self.operator, torch.where(finite, cotangent, 0.0))
         hooks.adjoint_finished(self.path, answer, time.perf_counter() - started)
         adjoint = torch.where(finite, answer.adjoint, float("nan"))
+        if answer.null_vector is not None:
+            check_uniqueness(
+                self.updated, self.parameters, answer.null_vector, self.degeneracy, self.subject
+            )
         if bool(answer.converged.all()):
             return adjoint
         return self._act(answer, adjoint)

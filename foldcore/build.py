@@ -193,7 +193,7 @@ def _inherit(config: FoldConfig, outer: FoldConfig | None) -> FoldConfig:
         own, above = getattr(config, part), getattr(outer, part)
         if "atol" not in own.model_fields_set:
             changes[part] = own.model_copy(update={"atol": above.atol * _INNER_FACTOR})
-    for policy in ("on_failure", "on_adjoint_failure"):
+    for policy in ("degeneracy", "on_failure", "on_adjoint_failure"):
         if policy not in config.model_fields_set:
             changes[policy] = getattr(outer, policy)
     if outer.mode == "unroll" and "mode" not in config.model_fields_set:

@@ -49,7 +49,9 @@ class PluginReference(_Model):
     def __reduce__(self) -> tuple[Any, ...]:
         # Options and instances may hold bare functions, at any depth of inner folds.
         content = {name: getattr(self, name) for name in self.model_fields_set}
-        return _reference_from, (PortableFunction(partial(PluginReference.model_construct, **content)),)
+        return _reference_from, (
+            PortableFunction(partial(PluginReference.model_construct, **content)),
+        )
 
 
 def _reference_from(make: PortableFunction) -> PluginReference:
@@ -87,6 +89,23 @@ class KKTConfig(_Model):
     on_violation: Policy = Field("warn", description="What to do between atol and reject_above.")
 
 
+class DegeneracyConfig(_Model):
+    """What to do where the solution map has a kink: strict complementarity fails."""
+
+    margin: float = Field(
+        1e-8,
+        ge=0,
+        description="A sample whose scaled strict-complementarity margin is at most this counts as "
+        "degenerate (dimensionless). Floored at 100 machine epsilons of the dtype.",
+    )
+    policy: Literal["one_sided", "minimum_norm", "raise"] = Field(
+        "one_sided",
+        description="Take the derivative of the side that the rule's own case distinctions choose, "
+        "with a warning; or also accept the minimum-norm adjoint where the adjoint system is singular "
+        "and the gradient not unique; or raise.",
+    )
+
+
 class FoldConfig(_Model):
     """Configuration of one fold. A rule's option for an inner problem is again a FoldConfig."""
 
@@ -117,6 +136,9 @@ class FoldConfig(_Model):
     )
     kkt: KKTConfig = Field(
         default_factory=KKTConfig, description="Certificate from the problem's data."
+    )
+    degeneracy: DegeneracyConfig = Field(
+        default_factory=DegeneracyConfig, description="Policy at degenerate solutions."
     )
     on_failure: Literal["raise", "mask"] = Field(
         "raise", description="A failed sample raises, or becomes NaN with zero gradient."

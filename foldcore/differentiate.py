@@ -12,6 +12,7 @@ from torch import Tensor
 from . import hooks
 from .adjoint_pass import AdjointPass
 from .certify import certify, check_fixed_point
+from .degeneracy import check_complementarity
 from .duals import recover_duals
 from .errors import ConfigError
 from .fixed_point import attach_fixed_point
@@ -43,8 +44,10 @@ def fold_solution(
     reports = bound.inner_reports()
     _note_failures(parts, bound.failed(), reports, outcome)
     check_fixed_point(residual, state, outcome, parts.config.fixed_point, parts.subject)
+    if raw.kkt is not None and inputs.needs_grad:
+        check_complementarity(raw.kkt, outcome, parts.config.degeneracy, parts.subject)
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
-    point = _differentiable_point(parts, bound, state, updated, operator)
+    point = _differentiable_point(parts, inputs, bound, state, updated, operator)
     x = bound.primal(point)
     raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, parts.path))
     if parts.config.fixed_point.polish:
@@ -54,7 +57,12 @@ def fold_solution(
 
 
 def _differentiable_point(
-    parts: Parts, bound: BoundRule, state: Tensor, updated: Tensor, operator: FixedPointOperator
+    parts: Parts,
+    inputs: Inputs,
+    bound: BoundRule,
+    state: Tensor,
+    updated: Tensor,
+    operator: FixedPointOperator,
 ) -> Tensor:
     if not updated.requires_grad:
         return state
@@ -62,8 +70,16 @@ def _differentiable_point(
         return Iterates(bound).run(state, parts.config.iterations)
     if parts.adjoint is None:
         raise ConfigError(f"{parts.subject}: a rule needs an adjoint solver.")
-    policy = parts.config.on_adjoint_failure
-    adjoint = AdjointPass(parts.adjoint, operator, policy, parts.path, parts.subject)
+    adjoint = AdjointPass(
+        solver=parts.adjoint,
+        operator=operator,
+        policy=parts.config.on_adjoint_failure,
+        path=parts.path,
+        subject=parts.subject,
+        updated=updated,
+        parameters=tuple(v for v in inputs.values.values() if v.requires_grad),
+        degeneracy=parts.config.degeneracy,
+    )
     return attach_fixed_point(updated, state, adjoint)
 
 

@@ -23,11 +23,13 @@
     └── NumericalError (RuntimeError)       something did not work out for some samples
         ├── SolveError                      the forward solve failed
         ├── CertificateError                a returned point violates its certificate
+        ├── DegenerateError                 a solution is not differentiable there
         └── AdjointError                    an adjoint solve did not converge
 
     FoldcoreWarning (UserWarning)
     ├── SolveWarning
     ├── CertificateWarning
+    ├── DegenerateWarning
     ├── AdjointWarning
     └── HookWarning
 """
@@ -129,6 +131,10 @@ class CertificateError(NumericalError):
     """A returned point violates a certificate (KKT residual or fixed-point residual)."""
 
 
+class DegenerateError(NumericalError):
+    """The solution is not differentiable for some samples: its gradient is not unique."""
+
+
 class AdjointError(NumericalError):
     """The adjoint solve did not converge for some samples."""
 
@@ -143,6 +149,10 @@ class SolveWarning(FoldcoreWarning):
 
 class CertificateWarning(FoldcoreWarning):
     """Some samples exceed a certificate's tolerance."""
+
+
+class DegenerateWarning(FoldcoreWarning):
+    """Some samples are not strictly complementary, or their adjoint system is singular."""
 
 
 class AdjointWarning(FoldcoreWarning):

@@ -126,6 +126,9 @@ class AdjointSolution:
         iterations: Products with Φᵀ used per sample. Shape (B,), int64.
         converged: Shape (B,), bool.
         solved_by: Name of the method that served each sample; empty where there is only one.
+        null_vector: For samples whose I - Φᵀ was found singular (and the system consistent), a
+            random vector of its null space; zero for the others. None where none was found. The
+            fold uses it to test whether Ψᵀv is unique all the same. Shape (B, s).
     """
 
     adjoint: Tensor
@@ -133,3 +136,4 @@ class AdjointSolution:
     iterations: Tensor
     converged: Tensor
     solved_by: tuple[str, ...] = ()
+    null_vector: Tensor | None = None

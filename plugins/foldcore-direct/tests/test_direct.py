@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from foldcore_direct import DirectAdjoint, DirectConfig
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from foldcore.testing import (
     random_matrix,
     reference_adjoint,
 )
-from foldcore_direct import DirectAdjoint, DirectConfig
 
 VARIANTS = [{}, {"refine": 0}]
 
@@ -167,7 +167,9 @@ class Strict(MatrixOperator):
 
 
 @pytest.mark.parametrize("kind", ["singular", "divergent", "nan", "inf"])
-def test_no_product_is_asked_of_numbers_that_are_not_finite(solver: DirectAdjoint, kind: str) -> None:
+def test_no_product_is_asked_of_numbers_that_are_not_finite(
+    solver: DirectAdjoint, kind: str
+) -> None:
     matrix, cotangent = random_matrix(3, 6, 0.9, seed=3), random_cotangent(3, 6)
     if kind == "singular":
         matrix[1] = torch.eye(6, dtype=torch.float64)

@@ -7,6 +7,8 @@ import pickle
 
 import pytest
 import torch
+from foldcore_gmres import GMRESAdjoint, GMRESConfig
+from foldcore_gmres.cycle import orthogonalise
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -18,8 +20,6 @@ from foldcore.testing import (
     random_matrix,
     reference_adjoint,
 )
-from foldcore_gmres import GMRESAdjoint, GMRESConfig
-from foldcore_gmres.cycle import orthogonalise
 
 VARIANTS = [{}, {"restart": 7}]
 
@@ -70,7 +70,9 @@ def test_float32_stays_float32_and_converges_to_its_floor(solver: GMRESAdjoint) 
 def test_the_residual_is_that_of_the_returned_adjoint(radius: float) -> None:
     matrix, cotangent = random_matrix(6, 25, radius), random_cotangent(6, 25)
     for options in VARIANTS:
-        answer = adjoint_solver(rtol=1e-4, max_iter=40, **options).solve(MatrixOperator(matrix), cotangent)
+        answer = adjoint_solver(rtol=1e-4, max_iter=40, **options).solve(
+            MatrixOperator(matrix), cotangent
+        )
         true = adjoint_residual(matrix, answer.adjoint, cotangent)
         assert torch.allclose(answer.residual, true, rtol=1e-6, atol=1e-12)
         tolerance = 1e-4 * cotangent.norm(dim=-1)
@@ -168,7 +170,9 @@ class Strict(MatrixOperator):
 
 
 @pytest.mark.parametrize("kind", ["singular", "divergent", "nan", "inf"])
-def test_no_product_is_asked_of_numbers_that_are_not_finite(solver: GMRESAdjoint, kind: str) -> None:
+def test_no_product_is_asked_of_numbers_that_are_not_finite(
+    solver: GMRESAdjoint, kind: str
+) -> None:
     matrix, cotangent = random_matrix(3, 6, 0.9, seed=3), random_cotangent(3, 6)
     if kind == "singular":
         matrix[1] = torch.eye(6, dtype=torch.float64)

@@ -29,7 +29,7 @@ class Attempt:
         primal: Shape (k, n), on the graph.
         accepted: Shape (k,), bool.
         violation: Scaled violation of the constraints, dependent ones included. Shape (k,).
-        mismatch: Scaled error of the homogeneity check. Shape (k,).
+        mismatch: Scaled error of the derivative's check. Shape (k,).
     """
 
     primal: Tensor
@@ -74,32 +74,37 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
         Q, p, G, h, A, b = _OnceDifferentiable.apply(Q, p, G, h, A, b)  # type: ignore[no-untyped-call]
         solve = QPFunction(eps=config.atol, verbose=-1, maxIter=config.max_iter, check_Q_spd=False)
         primal = solve(Q, p, G, h, A, b)
-        mismatch = _homogeneity(primal, p, h, b)
+        mismatch = _mismatch(primal, p, G, h, b)
     violation = _violation(form, rows, primal.detach())
     accepted = (violation <= FEASIBILITY) & (mismatch <= config.check_rtol)
     return Attempt(primal, accepted & primal.isfinite().all(-1), violation, mismatch)
 
 
-def _homogeneity(primal: Tensor, p: Tensor, h: Tensor, b: Tensor) -> Tensor:
-    """Return how far wᵀx = pᵀ∂ₚ + hᵀ∂ₕ + bᵀ∂_b is from holding, per sample; ∂ is that of wᵀx.
+def _mismatch(primal: Tensor, p: Tensor, G: Tensor, h: Tensor, b: Tensor) -> Tensor:
+    """Return how far x and its derivative are from two identities that hold at a solution. Shape (k,).
 
-    The solution is homogeneous of degree 1 in (p, h, b), so Euler's identity holds for every w.
-    qpth can return the right x with multipliers of an early iterate, for instance where a linear
-    term is constant on a simplex, and so a wrong derivative: complementarity fails, and so does
-    the identity. It needs neither multipliers nor slacks, which qpth keeps to itself.
+    For every w, with ∂ the gradient of wᵀx: (a) ∂ₕ is 0 for a row with slack, because moving a
+    limit that is not touched changes nothing; (b) wᵀx = pᵀ∂ₚ + hᵀ∂ₕ + bᵀ∂_b, Euler's identity,
+    because x is homogeneous of degree 1 in (p, h, b).
+
+    qpth can return the right x with the multipliers of an early iterate, for instance where the
+    linear term is the same for all variables of a simplex, and then a wrong derivative without a
+    word. Both identities fail for such an x and for one that is not stationary, and neither asks
+    for the multipliers and slacks, which qpth keeps to itself.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = primal.shape[-1]
-    drawn = torch.randn(shape, generator=generator, dtype=primal.dtype).to(primal.device)
-    weight = drawn.expand_as(primal)
-    inputs = [t for t in (p, h, b) if t.shape[-1]]
+    drawn = torch.randn(primal.shape[-1], generator=generator, dtype=primal.dtype)
+    weight = drawn.to(primal.device).expand_as(primal)
+    inputs = [p, h, b] if b.shape[-1] else [p, h]
     gradients = torch.autograd.grad(primal, inputs, weight, retain_graph=True)
     with torch.no_grad():
+        slack = h - (G @ primal.unsqueeze(-1)).squeeze(-1)
+        untouched = (slack * gradients[1]).abs().amax(-1)
         terms = [primal * weight]
         terms += [-t * g for t, g in zip(inputs, gradients, strict=True)]
-        total = torch.stack([t.sum(-1) for t in terms]).sum(0).abs()
+        euler = torch.stack([t.sum(-1) for t in terms]).sum(0).abs()
         size = 1 + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
-        return total / size
+        return torch.maximum(untouched, euler) / size
 
 
 def _violation(form: StandardForm, rows: list[int], x: Tensor) -> Tensor:

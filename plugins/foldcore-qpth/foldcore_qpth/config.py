@@ -21,5 +21,5 @@ class QpthConfig(PluginConfig):
         1e-5,
         ge=0,
         description="Largest relative error (dimensionless) of a solution and its derivative in the "
-        "homogeneity check; a sample above it is solved anew, or marked as inaccurate.",
+        "check of both; a sample above it is solved anew, or marked as inaccurate.",
     )

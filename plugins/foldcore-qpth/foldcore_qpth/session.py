@@ -153,7 +153,7 @@ def _diagnosis(form: StandardForm, sample: int, outcome: Attempt) -> tuple[Statu
         return Status.INACCURATE, f"constraints are violated by {violation:.1e}; raise max_iter"
     return (
         Status.INACCURATE,
-        f"solution or derivative off by {mismatch:.1e} in the homogeneity check; raise max_iter, "
+        f"solution or derivative off by {mismatch:.1e} in its check; raise max_iter, "
         "or check_rtol if you can accept that",
     )
 

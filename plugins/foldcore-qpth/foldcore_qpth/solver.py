@@ -27,7 +27,7 @@ class QpthSolver(Solver):
     """qpth with its gaps closed: what it cannot take is translated, what it gets wrong is noticed.
 
     Invariant: a returned sample of status OPTIMAL satisfies its constraints to 1e-6, and it and
-    its derivative pass the homogeneity check to ``check_rtol``. Gradients of data shared by the
+    its derivative pass a check to ``check_rtol``. Gradients of data shared by the
     batch are sums over the samples. A second derivative raises.
     """
 

@@ -1,8 +1,9 @@
-"""Quadratic data as qpth wants them: batched, finite, with a row that never binds where one is absent."""
+"""Quadratic data as qpth wants them: batched, finite, and with at least one inequality."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ class StandardForm:
     qpth divides the gradient of what it expands itself by B. Rows of A may depend on each other.
 
     G stacks the rows of the data's G and the bounds. A row that is infinite for all samples is
-    left out; one that is infinite for some, or belongs to a fixed variable, reads 0ᵀx <= 1 there.
-    That row never binds and touches nothing, so that it needs no large number in place of
-    infinity, and its limit gets a gradient of exactly 0. One such row is added where there is
-    none, for qpth needs one.
+    left out. One that is infinite for some, or belongs to a fixed variable, is there a copy of the
+    sample's first finite row with a slack of 1 + |limit| more: implied, never active, without
+    gradient, and of the size of the data, which no large number in place of infinity would be.
+    (A row of zeros will not do: its slack stands still, and qpth divides by the step of a slack.)
+    Only a sample without any inequality has rows 0ᵀx <= 1, for qpth needs one; it solves such a
+    sample in its first step.
 
     Attributes:
         Q (B, n, n), p (B, n), G (B, m, n), h (B, m), A (B, k, n), b (B, k).
@@ -58,16 +61,13 @@ class StandardForm:
         upper = infinite if data.upper is None else _expand(data.upper, batch, 1)
         fixed = (lower == upper) & lower.isfinite()
         minus = -torch.eye(n, dtype=torch.float64, device=device).expand(batch, n, n)
-        rows = [_masked(minus, -lower, fixed), _masked(-minus, upper, fixed)]
+        rows = [_Rows(minus, -lower, ~fixed), _Rows(-minus, upper, ~fixed)]
         unknown = lower.isnan().any(-1) | upper.isnan().any(-1)
         if data.G is not None and data.h is not None:
-            G = _expand(to_dense(data.G), batch, 2)
             h = _expand(data.h, batch, 1)
             unknown = unknown | h.isnan().any(-1)
-            rows.insert(0, _masked(G, h, torch.zeros_like(h, dtype=torch.bool)))
-        G, h = torch.cat([g for g, _ in rows], 1), torch.cat([limit for _, limit in rows], 1)
-        if G.shape[1] == 0:
-            G, h = zeros.unsqueeze(1), torch.ones_like(zeros[:, :1])
+            rows.insert(0, _Rows(_expand(to_dense(data.G), batch, 2), h, h < torch.inf))
+        G, h = _stack(rows)
         A, b = zeros.new_zeros(batch, 0, n), zeros.new_zeros(batch, 0)
         if data.A is not None and data.b is not None:
             A, b = _expand(to_dense(data.A), batch, 2), _expand(data.b, batch, 1)
@@ -94,12 +94,28 @@ def _expand(tensor: Tensor, batch: int, own: int) -> Tensor:
     return tensor.expand(batch, *tensor.shape[tensor.ndim - own :])
 
 
-def _masked(G: Tensor, h: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
-    """Neutralise rows that are absent or infinite, and leave out those that all samples lack."""
-    present = (h < torch.inf) & ~absent
+class _Rows(NamedTuple):
+    G: Tensor
+    h: Tensor
+    present: Tensor
+
+
+def _stack(rows: list[_Rows]) -> tuple[Tensor, Tensor]:
+    """Stack rows, leave out those that no sample has, replace those that a sample lacks."""
+    G, h = torch.cat([r.G for r in rows], 1), torch.cat([r.h for r in rows], 1)
+    present = torch.cat([r.present for r in rows], 1) & (h < torch.inf)
     some = present.any(0)
+    if not bool(some.any()):
+        return torch.zeros_like(G[:, :1]), torch.ones_like(h[:, :1])
     G, h, present = G[:, some], h[:, some], present[:, some]
+    every, first = torch.arange(h.shape[0], device=h.device), present.int().argmax(1)
+    has_one = present[every, first].unsqueeze(-1)
+    copied = torch.where(
+        has_one, h[every, first].unsqueeze(-1), torch.zeros_like(h[:, :1])
+    ).detach()
+    row = torch.where(has_one, G[every, first], torch.zeros_like(G[:, 0])).detach()
+    slack = copied + 1 + copied.abs()
     return (
-        torch.where(present.unsqueeze(-1), G, torch.zeros_like(G)),
-        torch.where(present, h, torch.ones_like(h)),
+        torch.where(present.unsqueeze(-1), G, row.unsqueeze(1)),
+        torch.where(present, h, slack),
     )
