@@ -33,6 +33,8 @@ def certify(
     """
     point = lowering.complete(raw.primal)
     report, duals = kkt_report(lowering.program, point, raw.duals)
+    if outcome.failed:
+        report = _without(report, outcome.mask(point.device))
     eps = torch.finfo(point.dtype).eps
     residual = report.residual
     rejected = ~(residual <= max(config.reject_above, 1e5 * eps))
@@ -47,6 +49,18 @@ def certify(
         "Tighten the solver's tolerances, set fixed_point.polish, or loosen kkt.atol.",
     )
     return replace(raw, primal=point, duals=duals, kkt=report)
+
+
+def _without(report: KKTReport, failed: Tensor) -> KKTReport:
+    """Return the report with NaN for failed samples: their rows are those of a placeholder."""
+    return KKTReport(
+        **{
+            name: value & ~failed
+            if value.dtype == torch.bool
+            else torch.where(failed, float("nan"), value)
+            for name, value in vars(report).items()
+        }
+    )
 
 
 def _name_rejected(report: KKTReport, rejected: Tensor, outcome: Outcome) -> None:

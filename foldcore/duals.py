@@ -49,13 +49,20 @@ class ActiveSet:
 
 
 def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet:
-    """Return the constraints whose slack is at most tolerance·(1 + |bound|)."""
+    """Return the constraints whose slack is at most tolerance·(1 + |bound|).
+
+    The bound of a linear row is its h, that of a quadratic or function row 0.
+    """
     with torch.no_grad():
         g = program.inequality(x)
         none = torch.zeros_like(x, dtype=torch.bool)
         lower, upper = program.lower, program.upper
+        size = torch.ones_like(g)
+        h = program.data.h
+        if h is not None:
+            size[:, : h.shape[-1]] += torch.where(torch.isfinite(h), h.abs(), torch.zeros_like(h))
         return ActiveSet(
-            inequality=g >= -tolerance,
+            inequality=g >= -tolerance * size,
             lower=none if lower is None else x - lower <= tolerance * (1 + lower.abs()),
             upper=none if upper is None else upper - x <= tolerance * (1 + upper.abs()),
         )

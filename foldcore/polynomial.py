@@ -90,9 +90,10 @@ def trace(
     plain = function(x, dict(params))
     tracer = Tracer(x.device)
     traced = {name: Traced.wrap(to_meta(p), {0: frozenset({name})}) for name, p in params.items()}
+    variable = Traced.wrap(to_meta(x), {1: frozenset()})
     try:
         with torch.enable_grad(), tracer:
-            value = function(Traced.wrap(to_meta(x), {1: frozenset()}), traced)
+            value = function(variable, traced)
     # The function may raise anything on tensors without data, and the reason is what is asked for.
     except Exception as error:
         return NotPolynomial(tracer.refusal or raised(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Parts = Mapping[int, frozenset[str]]
@@ -21,7 +22,8 @@ class RefusalError(Exception):
 class Traced(Tensor):
     """A tensor on the meta device that knows its parts; it has a shape and a dtype, but no data.
 
-    Invariant: whatever bypasses the trace sees a meta tensor, which has no value to leak.
+    Invariant: whatever bypasses the trace sees a meta tensor, which has no value to leak, and an
+    inference tensor, to which torch refuses to write.
     """
 
     payload: Tensor
@@ -30,7 +32,9 @@ class Traced(Tensor):
     @staticmethod
     def wrap(payload: Tensor, parts: Parts) -> Traced:
         """Attach parts to a plain meta tensor."""
-        traced = payload.as_subclass(Traced)
+        with torch.inference_mode():
+            payload = payload.clone()
+            traced = payload.as_subclass(Traced)
         traced.payload = payload
         traced.parts = parts
         return traced

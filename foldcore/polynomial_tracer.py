@@ -39,6 +39,7 @@ _FORCED = _names(
     "is_nonzero"
 )
 _CUTS = _names("detach detach_copy data grad tensor new_tensor scalar_tensor")
+_HIDDEN_WRITES = _names("batch_norm instance_norm native_batch_norm embedding embedding_bag")
 _SHARING = _names("as_tensor asarray from_numpy frombuffer from_file")
 _METADATA = frozenset(
     named(
@@ -102,8 +103,8 @@ class Tracer(TorchFunctionMode):
         self._check_writes(func, name, args, kwargs, traced)
         if not traced:
             return self._run_plain(func, name, args, kwargs, found)
-        if type(func).__module__ == "torch._ops":
-            # Custom operators may write to arguments, which their names do not tell.
+        if type(func).__module__ == "torch._ops" or name in _HIDDEN_WRITES:
+            # They may write to arguments, which their names do not tell.
             raise RefusalError(f"passes {subject(traced)} to the operator {func}")
         key = operation_key(func)
         if key in _METADATA:

@@ -47,7 +47,11 @@ def masked(solution: Solution, outcome: Outcome, device: torch.device, filler: f
         duals = Duals(
             **{name: torch.where(failed, filler, value) for name, value in vars(duals).items()}
         )
-    return replace(solution, primal=torch.where(failed, filler, solution.primal), duals=duals)
+    residual = solution.fixed_point_residual
+    if residual is not None:
+        residual = torch.where(failed[:, 0], float("nan"), residual)
+    primal = torch.where(failed, filler, solution.primal)
+    return replace(solution, primal=primal, duals=duals, fixed_point_residual=residual)
 
 
 def dead_solution(inputs: Inputs, n: int, outcome: Outcome, filler: float) -> Solution:

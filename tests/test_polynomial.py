@@ -249,6 +249,25 @@ def custom_write(x: Tensor, p: Params) -> Tensor:
     return scale @ x
 
 
+def running_statistics(x: Tensor, p: Params) -> Tensor:
+    mean, ones = p["c"] * 1, torch.ones(N, dtype=x.dtype)
+    fn.batch_norm(p["M"], mean, ones, training=True)
+    return mean @ x
+
+
+class Accumulating(nn.Module):
+    def forward(self, target: Tensor, source: Tensor) -> Tensor:
+        target.add_(source)
+        return target * 1
+
+
+def scripted_write(x: Tensor, p: Params) -> Tensor:
+    """A scripted method runs without Python seeing its operations."""
+    scale = p["c"] * 1
+    torch.jit.script(Accumulating())(scale, p["d"])
+    return scale @ x
+
+
 def swallowed(x: Tensor, p: Params) -> Tensor:
     try:
         if p["c"][0] > 0:
@@ -339,6 +358,8 @@ REFUSED: dict[str, tuple[Function, str]] = {
         lambda x, p: torch.ops.aten.add_.Tensor(CAPTURED, U) @ x,
         "did not make",
     ),
+    "running_statistics": (running_statistics, "operator"),
+    "scripted_write": (scripted_write, "TorchScript"),
     "custom_operator": (custom_write, "operator"),
     "set_data": (lambda x, p: setattr(x, "data", U) or x.sum(), "in place"),
     "captured_write": (captured_write, "in place"),

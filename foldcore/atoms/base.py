@@ -134,11 +134,7 @@ class Atom(ABC):
             ProblemError: If a shape is wrong, or a constant is not floating point, is NaN, is
                 infinite where that means nothing, or needs a gradient.
         """
-        sizes = {"n": n, "m": n}
-        for field, spec in self.specs.items():
-            value = getattr(self, field)
-            if value is not None and spec.dims == ("m", "n") and len(value.shape) == 2:
-                sizes["m"] = value.shape[0]
+        sizes = self._sizes(n)
         for field, spec in self.specs.items():
             value = getattr(self, field)
             if value is None:
@@ -152,6 +148,15 @@ class Atom(ABC):
                 )
             if isinstance(value, Tensor):
                 self._check_constant(field, value, spec)
+
+    def _sizes(self, n: int) -> dict[str, int]:
+        """Return the numbers that ``FieldSpec.dims`` names."""
+        sizes = {"n": n, "m": n}
+        for field, spec in self.specs.items():
+            value = getattr(self, field)
+            if value is not None and spec.dims == ("m", "n") and len(value.shape) == 2:
+                sizes["m"] = value.shape[0]
+        return sizes
 
     def _check_constant(self, field: str, value: Tensor, spec: FieldSpec) -> None:
         subject = f"{type(self).__name__}: {field}"
@@ -241,6 +246,16 @@ class SetAtom(Atom):
 class Regularizer(Atom):
     """A convex, possibly nonsmooth term of the objective."""
 
+    @property
+    def has_prox(self) -> bool:
+        """Whether ``prox`` knows a closed form."""
+        return type(self).prox is not Regularizer.prox
+
+    @property
+    def has_absolute_terms(self) -> bool:
+        """Whether the term is a weighted sum of absolute values, and so can be lowered to rows."""
+        return type(self).absolute_terms is not Regularizer.absolute_terms
+
     def value(self, x: Tensor) -> Tensor:
         """Return the term per sample. Shapes (B, n) -> (B,).
 
@@ -261,6 +276,22 @@ class Regularizer(Atom):
         """
         raise UnsupportedError(f"{type(self).__name__} has no proximal operator in closed form.")
 
+    def dual_prox(self, y: Tensor, step: float | Tensor) -> Tensor:
+        """Return the proximal operator of the convex conjugate, scaled by ``step``, at y.
+
+        By Moreau's decomposition: y - step·prox(y/step, 1/step). Source: Beck, First-Order Methods in
+        Optimization (2017), theorem 6.45. Arguments and errors are those of ``prox``.
+        """
+        column = as_column(step)
+        return y - column * self.prox(y / column, 1 / step)
+
+    def split(self) -> tuple[Tensor | None, Regularizer]:
+        """Return D, None for the identity, and g with value(x) = g(Dx) of the bound term.
+
+        D has shape (k, n) or (B, k, n). Where ``g.has_prox`` holds, dual methods can treat the term.
+        """
+        return None, self
+
     def absolute_terms(self, n: int) -> tuple[Tensor, Tensor]:
         """Return D, (k, n) or (B, k, n), and w, (k,) or (B, k), with value(x) = Σ w_i |(Dx)_i|.
 
@@ -268,6 +299,11 @@ class Regularizer(Atom):
             UnsupportedError: If the term is not of this form.
         """
         raise UnsupportedError(f"{type(self).__name__} is no weighted sum of absolute values.")
+
+
+def as_column(value: float | Tensor) -> float | Tensor:
+    """Return a per-sample number (B,) as (B, 1), to broadcast against (B, n); others as they are."""
+    return value.unsqueeze(-1) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _template_field(name: str, value: Matrix) -> Tensor | Param:

@@ -1,8 +1,8 @@
-"""Nonsmooth terms of the objective: their values and proximal operators."""
+"""Separable terms of the objective: their values and proximal operators."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ProblemError, UnsupportedError
 from ..linalg import matvec
 from ..param import Param
-from .base import Data, FieldSpec, Regularizer, Specs, expanded
+from .base import Data, FieldSpec, Regularizer, Specs, as_column, expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,7 @@ class L1(Regularizer):
 
     def check(self, n: int) -> None:
         super().check(n)
-        if isinstance(self.weight, Tensor) and bool((self.weight < 0).any()):
-            raise ProblemError("L1: weight has negative entries, which makes the term concave.")
+        check_nonnegative(self, "weight")
 
     def image(self, x: Tensor) -> Tensor:
         """Return operator x. Shapes (B, n) -> (B, m)."""
@@ -58,13 +57,100 @@ class L1(Regularizer):
                 "L1: weight·‖operator x‖₁ has no proximal operator in closed form. Use a dual "
                 "proximal-gradient rule, which needs only the dual box ‖w‖∞ <= weight of its image."
             )
-        column = step.unsqueeze(-1) if isinstance(step, Tensor) and step.ndim else step
-        threshold = self._tensor("weight") * column
-        shrunk = torch.where(y < -threshold, y + threshold, torch.zeros_like(y))
-        return torch.where(y > threshold, y - threshold, shrunk)
+        return soft_threshold(y, self._tensor("weight") * as_column(step))
+
+    def dual_prox(self, y: Tensor, step: float | Tensor) -> Tensor:
+        """Project y on the dual box ‖y‖∞ <= weight, whatever the step."""
+        bound = self._tensor("weight")
+        return torch.where(y > bound, bound, torch.where(y < -bound, -bound, y))
+
+    def split(self) -> tuple[Tensor | None, Regularizer]:
+        return self._optional("operator"), replace(self, operator=None)
+
+    @property
+    def has_prox(self) -> bool:
+        return self.operator is None
 
     def absolute_terms(self, n: int) -> tuple[Tensor, Tensor]:
         weight, operator = self._tensor("weight"), self._optional("operator")
         if operator is None:
             operator = torch.eye(n, dtype=weight.dtype, device=weight.device)
         return operator, expanded(weight, int(operator.shape[-2]))
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticNet(Regularizer):
+    """Σ l1_i |x_i| + ½ Σ l2_i x_i². l1, l2 >= 0, numbers or (n,)."""
+
+    l1: Data
+    l2: Data
+    specs: ClassVar[Specs] = {
+        "l1": FieldSpec(("n",), number=True),
+        "l2": FieldSpec(("n",), number=True),
+    }
+
+    def check(self, n: int) -> None:
+        super().check(n)
+        check_nonnegative(self, "l1")
+        check_nonnegative(self, "l2")
+
+    def value(self, x: Tensor) -> Tensor:
+        return (self._tensor("l1") * x.abs() + self._tensor("l2") * x * x / 2).sum(-1)
+
+    def prox(self, y: Tensor, step: float | Tensor) -> Tensor:
+        """Soft-threshold y by step·l1, then divide by 1 + step·l2.
+
+        Source: Parikh and Boyd, Proximal Algorithms (2014), section 6.5.3.
+        """
+        column = as_column(step)
+        shrunk = soft_threshold(y, self._tensor("l1") * column)
+        return shrunk / (1 + self._tensor("l2") * column)
+
+
+@dataclass(frozen=True, eq=False)
+class Huber(Regularizer):
+    """Σ weight_i h(x_i), h(t) = ½t² for |t| <= delta, delta·(|t| - ½delta) beyond.
+
+    weight >= 0 and delta > 0, numbers or (n,).
+    """
+
+    weight: Data
+    delta: Data = 1.0
+    specs: ClassVar[Specs] = {
+        "weight": FieldSpec(("n",), number=True),
+        "delta": FieldSpec(("n",), number=True),
+    }
+
+    def check(self, n: int) -> None:
+        super().check(n)
+        check_nonnegative(self, "weight")
+        if isinstance(self.delta, Tensor) and bool((self.delta <= 0).any()):
+            raise ProblemError("Huber: delta has entries <= 0, expected positive ones.")
+
+    def value(self, x: Tensor) -> Tensor:
+        delta, size = self._tensor("delta"), x.abs()
+        inner, outer = x * x / 2, delta * (size - delta / 2)
+        return (self._tensor("weight") * torch.where(size <= delta, inner, outer)).sum(-1)
+
+    def prox(self, y: Tensor, step: float | Tensor) -> Tensor:
+        """Shrink y/(1 + t) near 0, y - t·delta·sign(y) beyond, with t = step·weight.
+
+        Source: Beck, First-Order Methods in Optimization (2017), example 6.66 and theorem 6.63.
+        """
+        delta, t = self._tensor("delta"), self._tensor("weight") * as_column(step)
+        return torch.where(y.abs() <= delta * (1 + t), y / (1 + t), y - t * delta * y.sign())
+
+
+def soft_threshold(y: Tensor, threshold: Tensor) -> Tensor:
+    """Return [|y| - threshold]₊·sign(y), differentiable in both."""
+    shrunk = torch.where(y < -threshold, y + threshold, torch.zeros_like(y))
+    return torch.where(y > threshold, y - threshold, shrunk)
+
+
+def check_nonnegative(term: Regularizer, field: str) -> None:
+    """Raise ProblemError if a constant field has negative entries."""
+    value = getattr(term, field)
+    if isinstance(value, Tensor) and bool((value < 0).any()):
+        raise ProblemError(
+            f"{type(term).__name__}: {field} has negative entries, which makes the term concave."
+        )

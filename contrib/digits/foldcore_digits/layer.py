@@ -9,9 +9,8 @@ import foldcore as fc
 
 from .bisection import bisect_top_k
 
-# ρ(Φ) is only a question of speed for gmres, which ends after n products whatever the step. A step
-# for all samples saves the power iteration that finds 1/L for each of them.
-STEP_SIZE = 0.05
+INNER_KKT_ATOL = 1e-6
+"""qpth stops some 1e-7 short of a bound that is active without a multiplier; the default is 1e-7."""
 
 
 def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
@@ -38,6 +37,10 @@ def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
     def objective(x: Tensor, c: Tensor) -> Tensor:
         return -(c @ x) + temperature * (x * torch.log(x)).sum()
 
+    # The Hessian τ/x has no eigenvalue below τ, so with this step I - Φᵀ is as well conditioned for
+    # gmres as with any other. Small steps scale down the multipliers of the projection, of which qpth's
+    # derivative loses all below 1e-8; a constant saves a power iteration for 1/L at every sample.
+    step_size = 1 / temperature
     problem = fc.Problem(
         n,
         objective,
@@ -51,9 +54,9 @@ def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
             "solver": bisect_top_k(k, temperature),
             "rule": {
                 "kind": "pgd",
-                "step_size": STEP_SIZE,
+                "step_size": step_size,
                 "projection": "inner",
-                "inner": {"solver": "qpth"},
+                "inner": {"solver": "qpth", "kkt": {"atol": INNER_KKT_ATOL}},
             },
             "adjoint": "gmres",
         }

@@ -14,27 +14,7 @@ def print_summary(console: Console, results: Results, k: int, figure: Path) -> N
     """Print accuracies, the split of the time, residuals, the gradient's error and the figure's path."""
     console.print(_accuracies(results, k))
     console.print(_times(results))
-    meter = results.meter
-    console.print("[bold]Folded layer, over its whole training[/bold]")
-    for what, value, remark in (
-        ("largest fixed-point residual", meter.fixed_point_residual, "‖U(x) - x‖ / step, max-norm"),
-        (
-            "largest adjoint residual",
-            meter.adjoint_residual,
-            f"‖g - (I - Φᵀ)v‖₂, absolute; at most {meter.adjoint_products} products",
-        ),
-        (
-            "relative gradient error",
-            results.gradient_error,
-            f"against central differences, largest of {CHECKED_SAMPLES} samples",
-        ),
-        (
-            "loss, folded against closed form",
-            results.loss_difference,
-            "largest difference of an epoch",
-        ),
-    ):
-        console.print(f"  {what:<33} {value:.1e}   [dim]{remark}[/dim]", highlight=False)
+    console.print(_checks(results))
     console.print(f"Training curves: {figure}", soft_wrap=True, highlight=False)
 
 
@@ -65,4 +45,26 @@ def _times(results: Results) -> Table:
     table.add_column("share", justify="right")
     for part, seconds in parts.items():
         table.add_row(part, f"{seconds:.1f}", f"{seconds / total:.0%}")
+    return table
+
+
+def _checks(results: Results) -> Table:
+    meter = results.meter
+    table = Table(title="Checks of the folded layer", title_justify="left")
+    table.add_column("quantity")
+    table.add_column("largest", justify="right")
+    table.add_column("measured")
+    for quantity, value, measured in (
+        ("fixed-point residual", meter.fixed_point_residual, "‖U(x) - x‖∞ / step, all steps"),
+        ("adjoint residual", meter.adjoint_residual, "‖g - (I - Φᵀ)v‖₂, all steps"),
+        (
+            "relative gradient error",
+            results.gradient_error,
+            f"central differences, {CHECKED_SAMPLES} samples",
+        ),
+        ("|loss - closed form|", results.loss_difference, "means of an epoch, all epochs"),
+    ):
+        table.add_row(quantity, f"{value:.1e}", measured)
+    table.caption = f"gmres used at most {meter.adjoint_products} products with Φᵀ for a sample."
+    table.caption_justify = "left"
     return table

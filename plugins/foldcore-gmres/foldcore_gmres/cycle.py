@@ -72,7 +72,8 @@ def run_cycle(
         column = torch.cat([column, below.unsqueeze(-1)], dim=-1).unsqueeze(-1)
         column = (rotations[:, : j + 2, : j + 2] @ column).squeeze(-1)
         radius = torch.hypot(column[:, j], column[:, j + 1])
-        sound = running & radius.isfinite() & (radius > 10 * eps * scale)
+        # Rounding in the j rotations alone leaves this much of a zero.
+        sound = running & radius.isfinite() & (radius > 10 * (j + 2) * eps * scale)
         cos = torch.where(sound, column[:, j] / radius, one)
         sin = torch.where(sound, column[:, j + 1] / radius, zero)
         triangle[:, :j, j] = torch.where(sound.unsqueeze(-1), column[:, :j], nothing[:, :1])

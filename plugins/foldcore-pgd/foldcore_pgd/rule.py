@@ -200,12 +200,15 @@ def _local_curvature(
         start = torch.randn(program.n, generator=generator, dtype=torch.float64)
         vector = start.to(dtype=point.dtype, device=point.device).expand_as(point)
         norm = point.new_zeros(point.shape[0])
+        active = torch.ones_like(norm, dtype=torch.bool)
         for _ in range(iterations):
             length = vector.norm(dim=-1, keepdim=True)
             vector = vector / torch.where(length > 0, length, torch.ones_like(length))
             vector = program.hessian_product(point, vector)
-            previous, norm = norm, vector.norm(dim=-1)
-            if bool(((norm - previous).abs() <= rtol * norm).all()):
+            # A sample stops by itself: its step must not depend on how long its neighbours take.
+            previous, norm = norm, torch.where(active, vector.norm(dim=-1), norm)
+            active = active & ((norm - previous).abs() > rtol * norm)
+            if not bool(active.any()):
                 break
         return norm
 

@@ -16,7 +16,10 @@ from .equalities import Group
 from .standard_form import StandardForm
 
 FEASIBILITY = 1e-6
-"""Largest violation of a constraint, divided by 1 + the size of its terms."""
+"""Largest violation of a constraint, divided by the size of its terms."""
+
+FLOOR = 1e-5
+"""Least size of terms, in units of x: what is smaller counts as 0."""
 
 _GOLDEN = 0.6180339887498949
 
@@ -64,6 +67,9 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
     rows = list(group.samples)
     A, b = group.select(form)
     Q, p, G, h = form.Q[rows], form.p[rows], form.G[rows], form.h[rows]
+    curvature, unit = _units(Q.detach(), p.detach(), A.detach(), b.detach())
+    Q, p = Q / curvature.unsqueeze(-1), p / (curvature * unit)
+    h, b = h / unit, b / unit
     if spread:
         steps = torch.arange(1, h.shape[1] + 1, dtype=h.dtype, device=h.device)
         factor = 1 + spread * ((steps * _GOLDEN) % 1)
@@ -73,11 +79,29 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
         p, h, b = (t if t.requires_grad else t.detach().requires_grad_() for t in (p, h, b))
         Q, p, G, h, A, b = _OnceDifferentiable.apply(Q, p, G, h, A, b)  # type: ignore[no-untyped-call]
         solve = QPFunction(eps=config.atol, verbose=-1, maxIter=config.max_iter, check_Q_spd=False)
-        primal = solve(Q, p, G, h, A, b)
-        mismatch = _mismatch(primal, p, G, h, b)
-    violation = _violation(form, rows, primal.detach())
+        scaled = solve(Q, p, G, h, A, b)
+        mismatch = _mismatch(scaled, p, G, h, b)
+        primal = scaled * unit
+    violation = _violation(form, rows, primal.detach(), unit)
     accepted = (violation <= FEASIBILITY) & (mismatch <= config.check_rtol)
     return Attempt(primal, accepted & primal.isfinite().all(-1), violation, mismatch)
+
+
+def _units(Q: Tensor, p: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return units of the objective and of x, (k, 1) each: qpth's tolerances are absolute.
+
+    With x = unit·x̃ and the objective divided by curvature·unit², the program in x̃ is the same
+    program, and its minimiser of the size of 1 where equalities and the linear term set the size.
+    """
+    curvature = _or_one(Q.abs().amax((-2, -1)))
+    sizes = p.abs().amax(-1) / curvature
+    if b.shape[-1]:
+        sizes = torch.maximum(sizes, (b.abs() / _or_one(A.abs().amax(-1))).amax(-1))
+    return curvature.unsqueeze(-1), _or_one(sizes).unsqueeze(-1)
+
+
+def _or_one(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _mismatch(primal: Tensor, p: Tensor, G: Tensor, h: Tensor, b: Tensor) -> Tensor:
@@ -99,23 +123,25 @@ def _mismatch(primal: Tensor, p: Tensor, G: Tensor, h: Tensor, b: Tensor) -> Ten
     gradients = torch.autograd.grad(primal, inputs, weight, retain_graph=True)
     with torch.no_grad():
         slack = h - (G @ primal.unsqueeze(-1)).squeeze(-1)
-        untouched = (slack * gradients[1]).abs().amax(-1)
+        untouched = (slack * gradients[1]).abs().amax(-1) / (
+            FLOOR + (primal * weight).abs().sum(-1)
+        )
         terms = [primal * weight]
         terms += [-t * g for t, g in zip(inputs, gradients, strict=True)]
         euler = torch.stack([t.sum(-1) for t in terms]).sum(0).abs()
-        size = 1 + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
-        return torch.maximum(untouched, euler) / size
+        size = FLOOR + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
+        return torch.maximum(untouched, euler / size)
 
 
-def _violation(form: StandardForm, rows: list[int], x: Tensor) -> Tensor:
+def _violation(form: StandardForm, rows: list[int], x: Tensor, unit: Tensor) -> Tensor:
     """Return the largest scaled violation of all constraints, (k,); NaN where x is."""
-    column = x.unsqueeze(-1)
+    column, least = x.unsqueeze(-1), FLOOR * unit
     parts = [torch.zeros_like(x[:, :1])]
     for matrix, limit, equality in ((form.G, form.h, False), (form.A, form.b, True)):
         M, r = matrix[rows].detach(), limit[rows].detach()
         gap = (M @ column).squeeze(-1) - r
-        size = 1 + r.abs() + (M.abs() @ column.abs()).squeeze(-1)
-        parts.append((gap.abs() if equality else gap.clamp(min=0)) / size)
+        size = r.abs() + (M.abs() @ column.abs()).squeeze(-1) + least * M.abs().amax(-1)
+        parts.append((gap.abs() if equality else gap.clamp(min=0)) / _or_one(size))
     fixed, value = form.fixed[rows], form.value[rows].detach()
-    parts.append(fixed * (x - value).abs() / (1 + value.abs()))
+    parts.append(fixed * (x - value).abs() / (value.abs() + least))
     return torch.cat(parts, -1).amax(-1)

@@ -1,0 +1,199 @@
+"""Sequential quadratic programming: x⁺ = x + α d, d the minimiser of a quadratic model.
+
+d minimises ½dᵀHd + ∇f(x)ᵀd subject to h + Jₕd = 0, g + J_g d <= 0, lower <= x + d <= upper, with H
+the exact Hessian of the Lagrangian. At a KKT point with linearly independent active gradients
+(LICQ), strict complementarity and second-order sufficiency the active set of this QP stays put
+nearby, and d solves Hd + ∇f + J_aᵀμ = 0, J_a d + c_a = 0. There d = 0, so that
+
+- the multipliers λ in H multiply d: ∂d/∂λ = 0, and they may be frozen;
+- moving x by δ moves ∇f + J_aᵀμ by Hδ and c_a by J_aδ, which d = -δ cancels with unchanged μ:
+  ∂d/∂x = -I.
+
+Hence Φ = I - αI = (1-α)I, exactly 0 for α = 1, and Ψ is the implicit function theorem's derivative. In
+the state (x, λ) with λ⁺ = λ + α(μ - λ) it is (1-α)I as well. An H that is not exact, one with δI
+added for instance, leaves the fixed point alone and destroys ∂d/∂x = -I.
+
+Source: Kotary, Dinh, Fioretto, "Backpropagation of Unrolled Solvers with Folded Optimization",
+equations (31), with the ½ that is missing there, and (32), with λ⁺ = λ + α(μ - λ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from foldcore import (
+    BoundRule,
+    Duals,
+    FixedPointOperator,
+    InnerFold,
+    ParametricProblem,
+    ProgramStructure,
+    SmoothProgram,
+    Solution,
+    UpdateRule,
+    ZeroOperator,
+)
+
+from .config import SQPConfig
+from .convexify import convexify, is_positive_definite
+from .multipliers import StrictlyActive, best_multipliers, strictly_active
+from .operators import ScaledIdentity
+from .subproblem import constraint_values, step_objective, subproblem
+
+
+class SQPRule(UpdateRule):
+    """One SQP step, its QP solved by an inner fold: for QP, QCQP and smooth NLP, convex or not."""
+
+    api_version = 1
+    config_class = SQPConfig
+
+    def __init__(self, config: SQPConfig) -> None:
+        self.config: SQPConfig = config
+
+    @classmethod
+    def rank(cls, structure: ProgramStructure) -> float:
+        return 3.0
+
+    def unsupported_reason(self, structure: ProgramStructure) -> str | None:
+        if structure.has_regularizers:
+            return "the objective has nonsmooth terms; SQP needs a smooth objective"
+        if "L1Ball" in structure.sets:
+            return "an l1 ball has no constraint rows to linearise"
+        return None
+
+    def inner_problems(self, problem: ParametricProblem) -> Mapping[str, ParametricProblem]:
+        return {"inner": subproblem(problem.structure)}
+
+    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
+        return _BoundSQP(program, self.config, inner["inner"])
+
+
+class _BoundSQP(BoundRule):
+    """The state is x, or (x, ν, μ, λ_lower, λ_upper), the last two only where there are such bounds.
+
+    With x alone, the multipliers are those of the lifted solution; without one (a cold start)
+    they are estimated at each step by least squares. They are constants for autograd.
+    """
+
+    def __init__(
+        self,
+        program: SmoothProgram,
+        config: SQPConfig,
+        fold: InnerFold,
+        frozen: tuple[Tensor, Duals] | None = None,
+    ) -> None:
+        self._program, self._config, self._fold = program, config, fold
+        self._frozen = frozen
+        self._failed: Tensor | None = None
+        self._report: Solution | None = None
+
+    @property
+    def _sizes(self) -> list[int]:
+        program, n = self._program, self._program.n
+        bounds = [0 if bound is None else n for bound in (program.lower, program.upper)]
+        return [n, program.n_equality, program.n_inequality, *bounds]
+
+    def _join(self, x: Tensor, duals: Duals) -> Tensor:
+        if not self._config.dual_state:
+            return x
+        lower, upper = self._sizes[3:]
+        bounds = [duals.lower[:, :lower], duals.upper[:, :upper]]
+        return torch.cat([x, duals.equality, duals.inequality, *bounds], dim=-1)
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Duals | None]:
+        """Return x and the multipliers that belong to it, None where none are known."""
+        if not self._config.dual_state:
+            return state, None if self._frozen is None else self._frozen[1]
+        x, equality, inequality, lower, upper = torch.split(state, self._sizes, dim=-1)
+        zero = torch.zeros_like(x)
+        return x, Duals(
+            equality=equality,
+            inequality=inequality,
+            lower=lower if lower.shape[-1] else zero,
+            upper=upper if upper.shape[-1] else zero,
+        )
+
+    def initial(self, primal: Tensor | None = None) -> Tensor:
+        program = self._program
+        if primal is None:
+            primal = torch.zeros(
+                program.batch, program.n, dtype=program.dtype, device=program.device
+            )
+        return self._join(primal, program.pad_duals(None))
+
+    def lift(self, solution: Solution) -> Tensor:
+        x = solution.primal.detach()
+        duals = best_multipliers(self._program, x, solution.duals)
+        self._frozen = (x, duals)
+        return self._join(x, duals)
+
+    def at(self, state: Tensor) -> BoundRule:
+        """Return the rule with multipliers fitted to this point, where it is not the lifted one."""
+        if self._frozen is None or self._config.dual_state or torch.equal(state, self._frozen[0]):
+            return self
+        duals = best_multipliers(self._program, state, self._frozen[1])
+        return _BoundSQP(self._program, self._config, self._fold, (state, duals))
+
+    def primal(self, state: Tensor) -> Tensor:
+        return state[:, : self._program.n]
+
+    def duals(self, state: Tensor) -> Duals | None:
+        return self._split(state)[1] if self._config.dual_state else None
+
+    def jacobian(self, state: Tensor) -> FixedPointOperator | None:
+        """Return (1-α)I for the state x; with multipliers in the state, leave it to measurement."""
+        if self._config.dual_state:
+            return None
+        if self._config.step_size == 1:
+            return ZeroOperator(state)
+        return ScaledIdentity(state, 1 - self._config.step_size)
+
+    @property
+    def step_scale(self) -> float:
+        return self._config.step_size
+
+    def failed(self) -> Tensor | None:
+        return self._failed
+
+    def inner_reports(self) -> Mapping[str, Solution]:
+        return {} if self._report is None else {"inner": self._report}
+
+    def step(self, state: Tensor) -> Tensor:
+        x, duals = self._split(state)
+        values, self._failed = self._objective(x, duals)
+        values.update(constraint_values(self._program, x))
+        carries = self._config.dual_state
+        self._report = answer = self._fold.solve_inner(values, duals=carries)
+        target = x + answer.primal
+        if carries:
+            target = self._join(target, self._program.pad_duals(answer.duals))
+        alpha = self._config.step_size
+        updated = target if alpha == 1 else (1 - alpha) * state + alpha * target
+        if self._failed is None:
+            return updated
+        return torch.where(self._failed[:, None], state.detach(), updated)
+
+    def _objective(self, x: Tensor, duals: Duals | None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return P and q of the subproblem, and the samples whose P cannot be made definite."""
+        program = self._program
+        gradient = program.gradient(x)
+        if program.hessian_is_constant:
+            hessian = program.hessian(x)
+            if bool(is_positive_definite(hessian).all()):
+                return {"P": hessian, "q": gradient}, None
+        duals = best_multipliers(program, x.detach(), None) if duals is None else duals
+        active = strictly_active(program, x.detach(), duals)
+        hessian = program.lagrangian_hessian(x, _without_inactive(duals, active))
+        convex = convexify(program, x, hessian, active)
+        q = step_objective(gradient, convex.linear, convex.failed)
+        return {"P": convex.hessian, "q": q}, convex.failed
+
+
+def _without_inactive(duals: Duals, active: StrictlyActive) -> Duals:
+    """Set multipliers of inactive rows to exactly 0: what a solver leaves there is no curvature."""
+    zero = torch.zeros_like(duals.inequality)
+    return replace(duals, inequality=torch.where(active.rows, duals.inequality, zero))
