@@ -1,5 +1,6 @@
 """foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""
 
+from .acceleration import Accelerated, accelerate
 from .atoms import (
     L1,
     AffineSet,
@@ -7,9 +8,16 @@ from .atoms import (
     Box,
     BoxHyperplane,
     CappedSimplex,
+    Composition,
+    ElasticNet,
+    GroupL2,
     HalfSpace,
+    Huber,
+    Indicator,
     L1Ball,
     L2Ball,
+    NuclearNorm,
+    ProximalTerm,
     Regularizer,
     SetAtom,
     Simplex,
@@ -19,6 +27,8 @@ from .build import build
 from .callable_solver import CallableSolver, solver
 from .certificate import kkt_report
 from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
+from .curvature import largest_curvature, operator_norm
+from .diagnostics import Diagnosis, diagnose
 from .duals import RecoveredDuals, recover_duals
 from .errors import (
     AdjointError,
@@ -57,6 +67,8 @@ from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOp
 from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
 from .interfaces.update_rule import BoundRule, InnerFold, UpdateRule
 from .linalg import (
+    Factorisation,
+    factor_square,
     largest_eigenvalue,
     matvec,
     rmatvec,
@@ -65,6 +77,7 @@ from .linalg import (
     to_dense,
 )
 from .lowering import Lowering
+from .modes import linearise
 from .param import Param
 from .plugin_config import IterativeConfig, PluginConfig
 from .problem import Problem
@@ -74,10 +87,13 @@ from .quadratic import QuadraticProgram
 from .quadratic_data import QuadraticData
 from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
 from .sparse import Sparse, SparseMatrix
+from .spectrum import fastest_step, ritz_values, spectral_radius
+from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
 
 __all__ = [
     "API_VERSION",
     "L1",
+    "Accelerated",
     "AdjointError",
     "AdjointSolution",
     "AdjointSolver",
@@ -93,21 +109,28 @@ __all__ = [
     "CapturedTensorError",
     "CertificateError",
     "CertificateWarning",
+    "Composition",
     "ConfigError",
     "DegeneracyConfig",
     "DegenerateError",
     "DegenerateWarning",
+    "Diagnosis",
     "DtypeError",
     "Duals",
     "DuplicatePluginError",
+    "ElasticNet",
+    "Factorisation",
     "FixedPointConfig",
     "FixedPointOperator",
     "Fold",
     "FoldConfig",
     "FoldcoreError",
     "FoldcoreWarning",
+    "GroupL2",
     "HalfSpace",
     "HookWarning",
+    "Huber",
+    "Indicator",
     "InnerFold",
     "InputError",
     "IterationMap",
@@ -118,6 +141,7 @@ __all__ = [
     "L2Ball",
     "Lowering",
     "MissingParameterError",
+    "NuclearNorm",
     "NumericalError",
     "Param",
     "ParametricProblem",
@@ -132,10 +156,12 @@ __all__ = [
     "ProblemClass",
     "ProblemError",
     "ProgramStructure",
+    "ProximalTerm",
     "QuadraticData",
     "QuadraticProgram",
     "RecognitionError",
     "RecoveredDuals",
+    "RecoveredSubgradient",
     "Regularizer",
     "Session",
     "SetAtom",
@@ -148,21 +174,32 @@ __all__ = [
     "Solver",
     "Sparse",
     "SparseMatrix",
+    "StackedTerms",
     "Status",
     "UnexpectedParameterError",
     "UnknownPluginError",
     "UnsupportedError",
     "UpdateRule",
     "ZeroOperator",
+    "accelerate",
     "build",
+    "diagnose",
+    "factor_square",
+    "fastest_step",
     "kkt_report",
+    "largest_curvature",
     "largest_eigenvalue",
+    "linearise",
     "matvec",
+    "operator_norm",
     "recognise_set",
     "recover_duals",
+    "recover_subgradient",
+    "ritz_values",
     "rmatvec",
     "solve_checked",
     "solve_square",
     "solver",
+    "spectral_radius",
     "to_dense",
 ]

@@ -70,8 +70,11 @@ class _CallableSession(Session):
                 f"expected ({program.batch}, {program.n}): one row per sample."
             )
         finite = torch.isfinite(answer).all(-1).tolist()
-        status = tuple(Status.OPTIMAL if ok else Status.NUMERICAL for ok in finite)
-        return Solution(primal=answer.to(program.dtype), status=status)
+        return Solution(
+            primal=answer.to(program.dtype),
+            status=tuple(Status.OPTIMAL if ok else Status.NUMERICAL for ok in finite),
+            messages=tuple("" if ok else "the callable returned NaN or inf" for ok in finite),
+        )
 
     def _check(self, answer: Solution, program: SmoothProgram) -> None:
         given = {"primal": tuple(answer.primal.shape), "status": (len(answer.status),)}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .atoms import Indicator, Regularizer
 from .duals import recover_duals
+from .errors import UnsupportedError
 from .program import SmoothProgram
 from .solution import Duals, KKTReport
+from .subgradient import StackedTerms, recover_subgradient
 
 _ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
 
@@ -21,16 +24,19 @@ def kkt_report(
     min(slack, multiplier), which unlike the product needs no common scale.
 
     Args:
-        program: The bound problem, without regularizers (lowered).
+        program: The bound problem, lowered.
         x: Shape (B, n).
         duals: The solver's multipliers; recovered from x where None.
 
     Returns:
         The report and the duals it used.
+
+    Raises:
+        UnsupportedError: If there are regularizers, or sets without rows, beside other constraints.
     """
     with torch.no_grad():
-        if any(not atom.has_rows for atom in program.sets):
-            return _projection_report(program, x)
+        if program.regularizers or any(not atom.has_rows for atom in program.sets):
+            return _proximal_report(program, x)
         if duals is None:
             return _best_recovered(program, x)
         unique = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
@@ -119,21 +125,49 @@ def _inequality_pairs(
     return torch.cat(slacks, -1), torch.cat(multipliers, -1)
 
 
-def _projection_report(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
-    """Certificate for sets that have a projection but no rows: the natural map x - P(x - ∇f)."""
-    (atom,) = program.sets
+def _proximal_report(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
+    """Certificate for terms and sets without rows, by their proximal operators.
+
+    One term R: the natural map x - prox_R(x - ∇f), zero iff 0 ∈ ∇f + ∂R. Source: Beck, First-Order
+    Methods in Optimization (2017), theorem 10.7. Other terms Σ g_i(D_i x): recovered subgradients, their
+    sum as stationarity, their membership of ∂g as complementarity. The margin is unknown: NaN.
+    """
+    terms = _terms(program)
     gradient = program.gradient(x)
-    size = 1 + _largest(gradient)
-    zero = torch.zeros_like(size)
+    size, zero = 1 + _largest(gradient), x.new_zeros(x.shape[0])
+    primal, complementarity = zero, zero
+    if len(terms) == 1 and terms[0].has_prox:
+        stationarity = _largest(x - terms[0].prox(x - gradient, 1.0)) / size
+        if isinstance(terms[0], Indicator):
+            primal = _largest(x - terms[0].prox(x, 1.0)) / (1 + _largest(x))
+    else:
+        stacked = StackedTerms(terms, program.n)
+        found = recover_subgradient(stacked, x, gradient)
+        stationarity = found.stationarity / size
+        image_size = 1 + _largest(stacked.image(x)).maximum(_largest(found.value))
+        complementarity = found.inclusion / image_size
     report = KKTReport(
-        stationarity=_largest(x - atom.project(x - gradient)) / size,
-        primal=_largest(x - atom.project(x)) / (1 + _largest(x)),
+        stationarity=stationarity,
+        primal=primal,
         dual=zero,
-        complementarity=zero,
+        complementarity=complementarity,
         margin=torch.full_like(size, float("nan")),
         unique_duals=torch.ones_like(size, dtype=torch.bool),
     )
     return report, program.pad_duals(None)
+
+
+def _terms(program: SmoothProgram) -> tuple[Regularizer, ...]:
+    if not program.regularizers and len(program.sets) == 1:
+        return (Indicator(program.sets[0]),)
+    bounded = program.lower is not None or program.upper is not None
+    if program.sets or program.n_equality or program.n_inequality or bounded:
+        names = [type(atom).__name__ for atom in (*program.regularizers, *program.sets)]
+        raise UnsupportedError(
+            f"kkt_report: {', '.join(names)} beside other constraints cannot be certified. Give "
+            "sets as Indicator terms; lower sums of absolute values first (foldcore.Lowering)."
+        )
+    return program.regularizers
 
 
 def _largest(value: Tensor) -> Tensor:

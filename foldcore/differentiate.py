@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,11 +27,28 @@ from .program import SmoothProgram
 from .solution import Duals, Solution, Status
 
 
-def fold_solution(
-    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
-) -> Solution:
-    """Wrap the solution into the fixed point of one step of the rule."""
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class RecordedFold:
+    """One step of a rule, evaluated on the graph at a solution.
+
+    Attributes:
+        program, bound: The bound problem and rule.
+        state: z*, detached. Shape (B, s).
+        updated: U(z*, θ), on the graph. Shape (B, s).
+        operator: Φ at z*.
+        residual: Certificate (b). Shape (B,).
+    """
+
+    program: SmoothProgram
+    bound: BoundRule
+    state: Tensor
+    updated: Tensor
+    operator: FixedPointOperator
+    residual: Tensor
+
+
+def record_fold(parts: Parts, rule: UpdateRule, inputs: Inputs, raw: Solution) -> RecordedFold:
+    """Lift a solution to the rule's fixed point, polish it as configured, and record one step."""
     program = parts.problem.bind(inputs.values, inputs.batch)
     bound = rule.bind(program, parts.inner)
     with torch.no_grad():
@@ -39,15 +56,31 @@ def fold_solution(
         for _ in range(parts.config.fixed_point.polish):
             state = bound.step(state)
     bound = bound.at(state)
+    return record_step(program, bound, state)
+
+
+def record_step(program: SmoothProgram, bound: BoundRule, state: Tensor) -> RecordedFold:
+    """Record one step of a bound rule at a state (B, s)."""
     updated, operator = one_step(bound, state)
     residual = bound.residual(state, updated)
+    return RecordedFold(program, bound, state, updated, operator, residual)
+
+
+def fold_solution(
+    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
+) -> Solution:
+    """Wrap the solution into the fixed point of one step of the rule."""
+    started = time.perf_counter()
+    recorded = record_fold(parts, rule, inputs, raw)
+    program, bound, state = recorded.program, recorded.bound, recorded.state
+    residual = recorded.residual
     reports = bound.inner_reports()
     _note_failures(parts, bound.failed(), reports, outcome)
     check_fixed_point(residual, state, outcome, parts.config.fixed_point, parts.subject)
     if raw.kkt is not None and inputs.needs_grad:
         check_complementarity(raw.kkt, outcome, parts.config.degeneracy, parts.subject)
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
-    point = _differentiable_point(parts, inputs, bound, state, updated, operator)
+    point = _differentiable_point(parts, inputs, recorded)
     x = bound.primal(point)
     raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, parts.path))
     if parts.config.fixed_point.polish:
@@ -56,31 +89,33 @@ def fold_solution(
     return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
 
 
-def _differentiable_point(
-    parts: Parts,
-    inputs: Inputs,
-    bound: BoundRule,
-    state: Tensor,
-    updated: Tensor,
-    operator: FixedPointOperator,
-) -> Tensor:
-    if not updated.requires_grad:
-        return state
+def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Tensor:
+    if not recorded.updated.requires_grad:
+        return recorded.state
     if parts.config.mode == "fixed_point_unfold":
-        return Iterates(bound).run(state, parts.config.iterations)
+        return Iterates(recorded.bound).run(recorded.state, parts.config.iterations)
+    adjoint = adjoint_pass(parts, inputs, recorded)
+    return attach_fixed_point(recorded.updated, recorded.state, adjoint)
+
+
+def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> AdjointPass:
+    """Return the backward pass of a recorded fold.
+
+    Raises:
+        ConfigError: If the fold has no adjoint solver.
+    """
     if parts.adjoint is None:
         raise ConfigError(f"{parts.subject}: a rule needs an adjoint solver.")
-    adjoint = AdjointPass(
+    return AdjointPass(
         solver=parts.adjoint,
-        operator=operator,
+        operator=recorded.operator,
         policy=parts.config.on_adjoint_failure,
         path=parts.path,
         subject=parts.subject,
-        updated=updated,
+        updated=recorded.updated,
         parameters=tuple(v for v in inputs.values.values() if v.requires_grad),
         degeneracy=parts.config.degeneracy,
     )
-    return attach_fixed_point(updated, state, adjoint)
 
 
 def unfold(

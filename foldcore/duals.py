@@ -34,10 +34,12 @@ class ActiveSet:
     """Which constraints hold with equality, per sample; boolean masks.
 
     Attributes:
+        equality: (B, p). True, but for rows that others of the batch's sample imply.
         inequality: (B, m).
         lower, upper: (B, n). Where both bounds coincide, both are active.
     """
 
+    equality: Tensor
     inequality: Tensor
     lower: Tensor
     upper: Tensor
@@ -62,6 +64,7 @@ def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet
         if h is not None:
             size[:, : h.shape[-1]] += torch.where(torch.isfinite(h), h.abs(), torch.zeros_like(h))
         return ActiveSet(
+            equality=g.new_ones(g.shape[0], program.n_equality, dtype=torch.bool),
             inequality=g >= -tolerance * size,
             lower=none if lower is None else x - lower <= tolerance * (1 + lower.abs()),
             upper=none if upper is None else upper - x <= tolerance * (1 + upper.abs()),
@@ -76,8 +79,8 @@ def recover_duals(
     Source: Nocedal and Wright, Numerical Optimization (2006), equation (18.21), with signs. Variables at
     a bound take up their own stationarity residual, so only the free components are fitted. One
     batched Cholesky factorisation serves all samples; those whose signs come out wrong, or whose
-    active gradients are dependent, are fitted one by one by ``scipy.optimize.lsq_linear`` to find
-    the support, then solved again on it.
+    active gradients are dependent, are fitted one by one by ``scipy.optimize.nnls``, whose active
+    sets have independent gradients, to find the support, then solved again on it.
 
     Args:
         program: The bound problem.
@@ -106,8 +109,11 @@ def _fit(program: SmoothProgram, x: Tensor, active: ActiveSet) -> tuple[Duals, T
     equality, inequality = x.new_zeros(batch, p), x.new_zeros(batch, m)
     if p + m:
         rows = _rows(program, x)
-        mask = torch.cat([torch.ones_like(equality), active.inequality.to(x.dtype)], -1)
+        mask = torch.cat([active.equality, active.inequality], -1).to(x.dtype)
         free = (~active.fixed).to(x.dtype)
+        unbounded = program.lower is None and program.upper is None
+        if rows.ndim == 2 and not m and unbounded and bool(active.equality.all()):
+            mask, free = mask[0], free[0]
         weights, unique = _least_squares(rows, mask, free, gradient)
         residual = gradient + rmatvec(rows, weights)
         equality, inequality = weights[:, :p], weights[:, p:]
@@ -134,25 +140,45 @@ def _rows(program: SmoothProgram, x: Tensor) -> Tensor:
 def _least_squares(
     rows: Tensor, mask: Tensor, free: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return weights w minimising ‖free·(gradient + rowsᵀ w)‖ with w = 0 where mask is 0."""
+    """Return weights w minimising ‖free·(gradient + rowsᵀ w)‖ with w = 0 where mask is 0.
+
+    Args:
+        rows: (k, n) or (B, k, n).
+        mask, free: (B, k) and (B, n); (k,) and (n,) where all samples share them and the rows, which
+            are then factored once.
+        gradient: (B, n).
+
+    Returns:
+        w, (B, k), and whether the masked rows are independent, (B,) bool.
+    """
     masked = mask.unsqueeze(-1) * rows * free.unsqueeze(-2)
+    with torch.no_grad():
+        length = torch.linalg.vector_norm(masked, dim=-1)
+        # Rows of unit length: independence must not depend on the units they are written in.
+        scale = torch.where(length > 0, 1 / length, torch.ones_like(length))
+    masked = masked * scale.unsqueeze(-1)
     gram = masked @ masked.mT + torch.diag_embed(1 - mask)
     factor, info = torch.linalg.cholesky_ex(gram)
     pivots = torch.diagonal(factor.detach(), dim1=-2, dim2=-1)
-    size = gram.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
-    regular = (info == 0) & (pivots.amin(-1) ** 2 > _SINGULAR * size)
+    regular = (info == 0) & (pivots.amin(-1) ** 2 > _SINGULAR)
     if not bool(regular.all()):
         # A unit matrix keeps the singular samples finite; they are marked and fitted elsewhere.
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        gram = torch.where(regular[:, None, None], gram, identity)
+        gram = torch.where(regular[..., None, None], gram, identity)
         factor = torch.linalg.cholesky(gram)
-    right = -matvec(masked, gradient)
-    weights = torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+    weights = _cholesky_solve(factor, -matvec(masked, gradient))
     # One refinement step against the original rows undoes the squared condition number's loss.
     error = -matvec(masked, gradient + rmatvec(masked, weights))
-    correction = torch.cholesky_solve(error.unsqueeze(-1), factor).squeeze(-1)
-    refined = weights + torch.where(regular[:, None], correction, torch.zeros_like(correction))
-    return torch.where(regular[:, None], refined * mask, torch.zeros_like(refined)), regular
+    refined = (weights + _cholesky_solve(factor, error)) * (mask * scale)
+    answer = torch.where(regular.unsqueeze(-1), refined, torch.zeros_like(refined))
+    return answer, regular.expand(gradient.shape[0])
+
+
+def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
+    """Solve with a factor (k, k) or (B, k, k) for right-hand sides (B, k)."""
+    if factor.ndim == 2:
+        return torch.cholesky_solve(right.mT, factor).mT
+    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
 
 
 def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tensor:
@@ -169,32 +195,37 @@ def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tens
 
 def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Tensor) -> ActiveSet:
     """Return the active set cut down, for doubtful samples, to the support of a bounded fit."""
-    from scipy.optimize import lsq_linear  # scipy stays out of `import foldcore`
+    from scipy.optimize import nnls  # scipy stays out of `import foldcore`
 
     rows = _rows(program, x)
     gradient = program.gradient(x)
     p, n = program.n_equality, program.n
-    masks = [active.inequality.clone(), active.lower.clone(), active.upper.clone()]
+    masks = [mask.clone() for mask in vars(active).values()]
+    identity = torch.eye(n, dtype=torch.float64)
     for i in torch.nonzero(doubtful).flatten().tolist():
         jacobian = (rows[i] if rows.ndim == 3 else rows).double().cpu()
-        identity = torch.eye(n, dtype=torch.float64)
         flags = [mask[i].cpu() for mask in masks]
-        blocks = [jacobian[:p], jacobian[p:][flags[0]], -identity[flags[1]], identity[flags[2]]]
-        matrix = torch.cat(blocks).numpy().T
-        floor = [-float("inf")] * p + [0.0] * (matrix.shape[1] - p)
+        blocks = [
+            jacobian[:p][flags[0]],
+            jacobian[p:][flags[1]],
+            -identity[flags[2]],
+            identity[flags[3]],
+        ]
+        free = int(flags[0].sum())
+        # Equality multipliers have no sign: each is the difference of two that have.
+        matrix = torch.cat([-blocks[0], *blocks]).numpy().T
         if matrix.shape[1] == 0:
             continue
-        fit = lsq_linear(
-            matrix, -gradient[i].double().cpu().numpy(), (floor, float("inf")), method="bvls"
+        fit, _ = nnls(
+            matrix, -gradient[i].double().cpu().numpy(), maxiter=100 + 10 * matrix.shape[1]
         )
-        positive = torch.from_numpy(fit.x[p:] > 1e-10 * (1 + abs(fit.x).max()))
-        offset = 0
-        for mask, flag in zip(masks, flags, strict=True):
-            count = int(flag.sum())
-            kept = flag.clone()
-            kept[flag] = positive[offset : offset + count]
-            mask[i] = kept.to(mask.device)
-            offset += count
+        signed = torch.from_numpy(fit)
+        weights = torch.cat([signed[:free] + signed[free : 2 * free], signed[2 * free :]])
+        used = (weights > 1e-10 * (1 + weights.max())).split([int(f.sum()) for f in flags])
+        for mask, flag, kept in zip(masks, flags, used, strict=True):
+            support = flag.clone()
+            support[flag] = kept
+            mask[i] = support.to(mask.device)
     return ActiveSet(*masks)
 
 

@@ -74,7 +74,8 @@ class Fold(nn.Module):
         parts = {"solver": self.solver, "rule": self.rule, "adjoint": self.adjoint}
         return ", ".join(f"{k}={type(v).__name__}" for k, v in parts.items() if v is not None)
 
-    def _parts(self) -> Parts:
+    def parts(self) -> Parts:
+        """Return what the fold is made of, for its passes and for diagnostics."""
         return Parts(
             problem=self.problem,
             solver=self.solver,
@@ -109,14 +110,18 @@ class Fold(nn.Module):
 
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve as an inner problem of an update rule; see :class:`InnerFold`."""
-        inputs = collect(self.problem.params, values, self._owned(), self._parts().subject)
+        inputs = self.inputs(values)
         outcome = Outcome(inputs.batch)
         return self._run(inputs, outcome, None, duals=duals, filler=0.0, strict=False)
+
+    def inputs(self, params: Mapping[str, Tensor]) -> Inputs:
+        """Check and complete the arguments of a call; errors as of :meth:`forward`."""
+        return collect(self.problem.params, params, self._owned(), self.parts().subject)
 
     def _call(
         self, params: Mapping[str, Tensor], warm_start: Solution | None, *, duals: bool
     ) -> Solution:
-        inputs = collect(self.problem.params, params, self._owned(), self._parts().subject)
+        inputs = self.inputs(params)
         outcome = Outcome(inputs.batch)
         strict = self.config.on_failure == "raise"
         if warm_start is not None:
@@ -124,7 +129,7 @@ class Fold(nn.Module):
         solution = self._run(
             inputs, outcome, warm_start, duals=duals, filler=float("nan"), strict=strict
         )
-        outcome.report(self._parts().subject, self.config.on_failure)
+        outcome.report(self.parts().subject, self.config.on_failure)
         if solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
         return solution if inputs.batched else squeeze(solution)
@@ -133,13 +138,13 @@ class Fold(nn.Module):
         """Return a warm start detached, with its batch dimension and duals in the program's order."""
         if not isinstance(given, Solution):
             raise InputError(
-                f"{self._parts().subject}: warm_start is a {type(given).__name__}; expected the "
+                f"{self.parts().subject}: warm_start is a {type(given).__name__}; expected the "
                 f"Solution that layer.solve returned."
             )
         expected = (inputs.batch, self.problem.n) if inputs.batched else (self.problem.n,)
         if tuple(given.primal.shape) != expected:
             raise ShapeError(
-                f"{self._parts().subject}: warm_start has a primal of shape "
+                f"{self.parts().subject}: warm_start has a primal of shape "
                 f"{tuple(given.primal.shape)}, expected {expected}: that of this call."
             )
         duals = given.duals
@@ -172,7 +177,7 @@ class Fold(nn.Module):
         strict: bool,
     ) -> Solution:
         find_bad_samples(
-            self.problem, self.solver, inputs, outcome, subject=self._parts().subject, strict=strict
+            self.problem, self.solver, inputs, outcome, subject=self.parts().subject, strict=strict
         )
         solution = None
         if outcome.donor() is not None:
@@ -185,7 +190,7 @@ class Fold(nn.Module):
         self, inputs: Inputs, outcome: Outcome, warm_start: Solution | None, *, duals: bool
     ) -> Solution | None:
         """Solve with failed samples replaced by good ones; None if no sample is left."""
-        parts = self._parts()
+        parts = self.parts()
         if self.rule is not None and self.config.mode in ("unfold", "unroll"):
             good = repaired_inputs(inputs, outcome)
             return unfold(parts, self.rule, good, outcome, warm_start, duals=duals)

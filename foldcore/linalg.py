@@ -75,23 +75,91 @@ def solve_checked(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         y, (B, N), and the singular samples, (B,) bool.
     """
-    probe = torch.linspace(0.5, 1.5, matrix.shape[-1], dtype=right.dtype, device=right.device)
-    probe = probe * (1 - 2 * (torch.arange(matrix.shape[-1], device=right.device) % 2))
-    with torch.no_grad():
-        size = matrix.detach().abs().sum(-1).amax(-1) if matrix.shape[-1] else right.new_zeros(())
+    probe = _probe(matrix)
     solution, probed = _solve_two(matrix, right, probe)
-    with torch.no_grad():
-        condition = (
-            size * probed.abs().amax(-1) if matrix.shape[-1] else right.new_zeros(len(right))
-        )
-        finite = torch.isfinite(solution).all(-1) & torch.isfinite(probed).all(-1)
-        singular = ~finite | ~(condition < 0.01 / torch.finfo(right.dtype).eps)
+    singular = _is_singular(matrix, probed) | ~torch.isfinite(solution.detach()).all(-1)
     if bool(singular.any()):
         identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         mended = torch.where(singular[:, None, None], identity, matrix)
         zeroed = torch.where(singular[:, None], torch.zeros_like(right), right)
         solution, _ = _solve_two(mended, zeroed, probe)
     return solution, singular
+
+
+def factor_square(matrix: Tensor) -> Factorisation:
+    """Factor square matrices once, for many right-hand sides; see :class:`Factorisation`.
+
+    Args:
+        matrix: (N, N), shared by the batch and factored once, or (B, N, N).
+    """
+    return Factorisation(matrix)
+
+
+class Factorisation:
+    """LU factors of square matrices, differentiable to any order through every solve.
+
+    Invariant: ``solve(r)`` is M⁻¹r, with the gradients of both M and r. A sample that is singular to
+    working precision, by the test of :func:`solve_checked`, harms itself alone: it gets zeros
+    without gradient.
+
+    Attributes:
+        singular: Shape (), bool, for a shared matrix, else (B,).
+
+    Args:
+        matrix: (N, N) or (B, N, N).
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._one_by_one = matrix.ndim == 3 and _batched_lu_may_hang(matrix)
+        self._factors = self._factor(matrix)
+        with torch.no_grad():
+            probe = _probe(matrix).expand(matrix.shape[:-1])
+            # A shared matrix has one probe row; its answer loses that dimension again.
+            probed = self._solve(probe if matrix.ndim == 3 else probe[None, 0])
+        self.singular = _is_singular(matrix, probed if matrix.ndim == 3 else probed[0])
+        self._whole = not bool(self.singular.any())
+        if not self._whole:
+            identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+            self._factors = self._factor(
+                torch.where(self.singular[..., None, None], identity, matrix)
+            )
+
+    def _factor(self, matrix: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return LU and pivots of the whole batch, or of each sample in turn."""
+        matrices = matrix.unbind() if self._one_by_one else (matrix,)
+        return [torch.linalg.lu_factor_ex(one)[:2] for one in matrices]
+
+    def _solve(self, right: Tensor) -> Tensor:
+        columns = right.mT if self._factors[0][0].ndim == 2 else right.unsqueeze(-1)
+        if self._one_by_one:
+            each = zip(self._factors, right.unbind(), strict=True)
+            solved = [torch.linalg.lu_solve(*pair, one.unsqueeze(-1)) for pair, one in each]
+            return torch.stack(solved).squeeze(-1)
+        solution: Tensor = torch.linalg.lu_solve(*self._factors[0], columns)
+        return solution.squeeze(-1) if solution.ndim == 3 else solution.mT
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Return M⁻¹r. Shapes (B, N) -> (B, N)."""
+        if not self._whole:
+            right = torch.where(self.singular[..., None], torch.zeros_like(right), right)
+        return self._solve(right)
+
+
+def _probe(matrix: Tensor) -> Tensor:
+    """Return the fixed right-hand side (N,) that singular matrices are told by."""
+    n = matrix.shape[-1]
+    probe = torch.linspace(0.5, 1.5, n, dtype=matrix.dtype, device=matrix.device)
+    return probe * (1 - 2 * (torch.arange(n, device=matrix.device) % 2))
+
+
+def _is_singular(matrix: Tensor, probed: Tensor) -> Tensor:
+    """Tell singular matrices by their answer M⁻¹w to the probe. Shapes (…, N, N), (…, N) -> (…)."""
+    with torch.no_grad():
+        if not matrix.shape[-1]:
+            return torch.zeros(probed.shape[:-1], dtype=torch.bool, device=matrix.device)
+        condition = matrix.detach().abs().sum(-1).amax(-1) * probed.abs().amax(-1)
+        finite = torch.isfinite(probed).all(-1)
+        return ~finite | ~(condition < 0.01 / torch.finfo(matrix.dtype).eps)
 
 
 def _solve_two(matrix: Tensor, right: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,9 @@
 minimise f(x) + wᵀt  s.t.  Dx - t <= 0, -Dx - t <= 0: the form of equation (33) of Kotary, Dinh,
 Fioretto. Solvers and certificates see the lowered program; rules that know proximal operators see
 the original.
+
+Terms of another form, and sets without rows, stay as they are: the lowered program is the original,
+and its certificate uses their proximal operators.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .errors import UnsupportedError
 from .functions import BatchedFunction
 from .linalg import matvec, to_dense
 from .merge import concatenate
@@ -25,7 +29,7 @@ from .quadratic_data import DATA_FIELDS, QuadraticData
 from .solution import Duals, Solution
 
 if TYPE_CHECKING:
-    from .atoms import Regularizer
+    from .atoms import Regularizer, SetAtom
 
 
 class Lowering:
@@ -33,12 +37,15 @@ class Lowering:
 
     Attributes:
         original: The program as given.
-        program: In variables (x, t); the original itself if it has no regularizers.
+        program: In variables (x, t); the original itself if it has no regularizers, or some that
+            are no sums of absolute values.
     """
 
     def __init__(self, original: SmoothProgram) -> None:
         self.original = original
-        self._terms = [atom.absolute_terms(original.n) for atom in original.regularizers]
+        lowerable = _lowerable(original.regularizers, original.sets)
+        terms = original.regularizers if lowerable else ()
+        self._terms = [atom.absolute_terms(original.n) for atom in terms]
         self.program = original if not self._terms else self._lower()
 
     def complete(self, x: Tensor) -> Tensor:
@@ -144,16 +151,24 @@ def _epigraph_rows(terms: Sequence[tuple[Tensor, Tensor]], k: int) -> Tensor:
 def lowered_structure(
     structure: ProgramStructure,
     regularizers: Sequence[Regularizer],
+    sets: Sequence[SetAtom],
     example: Mapping[str, Tensor],
 ) -> ProgramStructure:
-    """Return the structure of the lowered program.
+    """Return the structure of the lowered program; of class NLP where it is the original.
 
     Args:
         structure: Of the original problem.
         regularizers: Its declared regularizers.
+        sets: Its declared sets.
         example: Values of the regularizers' parameters and constants by name; only what does
             not depend on parameters is taken from them.
+
+    Raises:
+        UnsupportedError: If a term or set that cannot be lowered meets further constraints.
     """
+    if not _lowerable(regularizers, sets):
+        _check_certifiable(structure, regularizers, sets)
+        return replace(structure, problem_class=ProblemClass.NLP)
     if not regularizers:
         return structure
     template = structure.template
@@ -183,4 +198,33 @@ def lowered_structure(
         sets=(),
         only_set=False,
         has_regularizers=False,
+        has_prox=False,
+        has_image_prox=False,
+        auxiliary=k,
     )
+
+
+def _lowerable(regularizers: Sequence[Regularizer], sets: Sequence[SetAtom]) -> bool:
+    return all(term.has_absolute_terms for term in regularizers) and all(s.has_rows for s in sets)
+
+
+def _check_certifiable(
+    structure: ProgramStructure, regularizers: Sequence[Regularizer], sets: Sequence[SetAtom]
+) -> None:
+    names = ", ".join(type(atom).__name__ for atom in (*regularizers, *sets))
+    if not regularizers and not structure.only_set:
+        raise UnsupportedError(
+            f"Problem: a set without rows ({names}) must be the only constraint. Give all sets as "
+            "regularizers=[Indicator(set), ...] instead."
+        )
+    if regularizers and not structure.unconstrained:
+        raise UnsupportedError(
+            f"Problem: these terms and sets have no linear rows ({names}), and a point that obeys "
+            "further constraints could not be certified. Give the constraints as "
+            "regularizers=[Indicator(set), ...] too."
+        )
+    if regularizers and not structure.has_image_prox:
+        raise UnsupportedError(
+            f"Problem: one of the terms ({names}) has neither a proximal operator nor linear rows. "
+            "Give it as ProximalTerm(prox)."
+        )

@@ -34,6 +34,12 @@ def one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperato
     return updated, RecordedStep(leaf, updated)
 
 
+def linearise(bound: BoundRule, state: Tensor) -> FixedPointOperator:
+    """Return Φ of a rule at a state (B, s), detached from everything else."""
+    with torch.enable_grad():
+        return one_step(bound, state.detach())[1]
+
+
 class Iterates:
     """Steps of a rule on the graph, with the worst report of the inner folds met on the way."""
 

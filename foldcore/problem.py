@@ -61,6 +61,7 @@ class Problem(ParametricProblem):
             shapes disagree.
         CapturedTensorError: If a function captured a tensor that needs a gradient.
         RecognitionError: If an asserted structure cannot hold.
+        UnsupportedError: If terms or sets that cannot be lowered meet further constraints.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Problem(ParametricProblem):
             self._constants.update(constant_values(role, extracted, example))
         self._structure = self._describe(example, convex, "; ".join(reasons))
         self._lowered_structure = lowered_structure(
-            self._structure, self._regularizers, {**example, **self._constants}
+            self._structure, self._regularizers, self._sets, {**example, **self._constants}
         )
         if structure is not None and self._structure.problem_class not in _ALLOWED[structure]:
             raise RecognitionError(
@@ -224,6 +225,9 @@ class Problem(ParametricProblem):
             sets=tuple(type(atom).__name__ for atom in self._sets),
             only_set=len(self._sets) == 1 and not self._bounds and len(self._functions) == 1,
             has_regularizers=bool(self._regularizers),
+            has_prox=len(self._regularizers) == 1 and self._regularizers[0].has_prox,
+            has_image_prox=bool(self._regularizers)
+            and all(term.has_image_prox for term in self._regularizers),
         )
 
     def _probe(self) -> Tensor:

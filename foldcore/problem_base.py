@@ -54,6 +54,9 @@ class ProgramStructure:
         sets: Class names of the constraint atoms, in order; see ``SmoothProgram.sets``.
         only_set: Whether the constraints are exactly one atom, so that its projection is theirs.
         has_regularizers: Whether the objective has nonsmooth terms beside its smooth part.
+        has_prox: Whether it has exactly one, and that one has a proximal operator in closed form.
+        has_image_prox: Whether each is g(Dx) with a proximal operator of g in closed form.
+        auxiliary: Number of variables t >= |Dx| that lowering added behind the problem's own.
     """
 
     n: int
@@ -68,6 +71,15 @@ class ProgramStructure:
     sets: tuple[str, ...] = ()
     only_set: bool = False
     has_regularizers: bool = False
+    has_prox: bool = False
+    has_image_prox: bool = False
+    auxiliary: int = 0
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether there are neither rows nor bounds nor sets."""
+        bounded = self.template.lower is not None or self.template.upper is not None
+        return not (self.n_equality or self.n_inequality or bounded or self.sets)
 
 
 class ParametricProblem(ABC):

@@ -1,6 +1,8 @@
 """Named sets and terms: what they are, their projection or prox, and their lowering."""
 
 from .base import Atom, FieldSpec, Regularizer, SetAtom
+from .composed import Composition, Indicator, ProximalTerm
+from .groups import GroupL2
 from .recognition import recognise_set
 from .sets import (
     AffineSet,
@@ -12,7 +14,8 @@ from .sets import (
     L2Ball,
     Simplex,
 )
-from .terms import L1
+from .spectral import NuclearNorm
+from .terms import L1, ElasticNet, Huber
 
 __all__ = [
     "L1",
@@ -21,10 +24,17 @@ __all__ = [
     "Box",
     "BoxHyperplane",
     "CappedSimplex",
+    "Composition",
+    "ElasticNet",
     "FieldSpec",
+    "GroupL2",
     "HalfSpace",
+    "Huber",
+    "Indicator",
     "L1Ball",
     "L2Ball",
+    "NuclearNorm",
+    "ProximalTerm",
     "Regularizer",
     "SetAtom",
     "Simplex",

@@ -252,6 +252,11 @@ class Regularizer(Atom):
         return type(self).prox is not Regularizer.prox
 
     @property
+    def has_image_prox(self) -> bool:
+        """Whether the g of ``split`` has a proximal operator in closed form."""
+        return self.has_prox
+
+    @property
     def has_absolute_terms(self) -> bool:
         """Whether the term is a weighted sum of absolute values, and so can be lowered to rows."""
         return type(self).absolute_terms is not Regularizer.absolute_terms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -65,6 +65,10 @@ class Composition(Regularizer):
         return False
 
     @property
+    def has_image_prox(self) -> bool:
+        return self.term.has_image_prox
+
+    @property
     def has_absolute_terms(self) -> bool:
         return self.term.has_absolute_terms
 
@@ -106,54 +110,51 @@ class Composition(Regularizer):
         return inner @ operator, weights
 
 
-@dataclass(frozen=True, eq=False)
 class ProximalTerm(Regularizer):
     """A term known by any callable proximal operator.
 
-    Both functions are called on a whole batch: ``prox(y, step, **params)`` with y (B, n) and step a number, () or
-    (B, 1), returning (B, n), and ``value(x, **params)`` returning (B,). Each parameter comes as
-    ``(*shape)`` or ``(B, *shape)``; a scalar one as () or (B, 1), so that it broadcasts. The term should be convex;
-    this is taken on trust.
+    Both functions are called on a whole batch: ``prox(y, step, **params)`` with y (B, n) and step a
+    number, () or (B, 1), returning (B, n), and ``value(x, **params)`` returning (B,). Each parameter
+    comes as ``(*shape)`` or ``(B, *shape)``; a scalar one as () or (B, 1), so that it broadcasts.
 
     Args:
-        prox: Differentiable by autograd in y and the parameters.
-        value: None where unknown.
-        data: Numbers, tensors or Params by the name under which the functions receive them.
+        prox: argmin_x R(x) + ‖x - y‖²/(2 step), differentiable by autograd in y and the parameters.
+            R should be convex; this is taken on trust.
+        value: R; None where unknown.
+        params: Numbers, tensors or Params by the name under which the functions receive them.
     """
 
-    prox_function: Callable[..., Tensor]
-    value_function: Callable[..., Tensor] | None = None
-    data: Mapping[str, Data] = field(default_factory=dict)
     specs: ClassVar[Specs] = {}
 
-    def __post_init__(self) -> None:
-        for name in ("prox_function", "value_function"):
-            function = getattr(self, name)
-            if function is not None and not isinstance(function, PortableFunction):
-                object.__setattr__(self, name, PortableFunction(function))
-        converted: dict[str, Data] = {}
-        for name, value in self.data.items():
-            if isinstance(value, (int, float)):
-                value = torch.tensor(float(value), dtype=torch.float64)
-            elif not isinstance(value, (Tensor, Param)):
-                raise ProblemError(
-                    f"ProximalTerm: {name} is a {type(value).__name__}, "
-                    "expected a number, a tensor or a Param."
-                )
-            converted[name] = value
-        object.__setattr__(self, "data", converted)
+    def __init__(
+        self,
+        prox: Callable[..., Tensor],
+        value: Callable[..., Tensor] | None = None,
+        params: Mapping[str, Data] | None = None,
+    ) -> None:
+        own = {
+            "_prox": _portable(prox),
+            "_value": None if value is None else _portable(value),
+            "_data": {name: _as_data(name, given) for name, given in (params or {}).items()},
+        }
+        for name, attribute in own.items():
+            object.__setattr__(self, name, attribute)
+
+    _prox: PortableFunction
+    _value: PortableFunction | None
+    _data: dict[str, Tensor | Param]
 
     def _declared(self) -> dict[str, tuple[str, Param]]:
         return {
             name: (value.name or name, value)
-            for name, value in self.data.items()
+            for name, value in self._data.items()
             if isinstance(value, Param)
         }
 
     def constants(self, prefix: str) -> dict[str, Tensor]:
         return {
             f"{prefix}.{name}": value
-            for name, value in self.data.items()
+            for name, value in self._data.items()
             if isinstance(value, Tensor)
         }
 
@@ -162,27 +163,33 @@ class ProximalTerm(Regularizer):
 
     def bind(self, values: Mapping[str, Tensor], prefix: str) -> ProximalTerm:
         bound: dict[str, Data] = {}
-        for name, declared in self.data.items():
+        for name, declared in self._data.items():
             if isinstance(declared, Param):
                 value = values[declared.name or name]
                 per_sample = not declared.shape and value.ndim == 1
                 bound[name] = value.unsqueeze(-1) if per_sample else value
             else:
                 bound[name] = values[f"{prefix}.{name}"]
-        return replace(self, data=bound)
+        return ProximalTerm(self._prox, self._value, bound)
 
     def check(self, n: int) -> None:
-        for name, value in self.data.items():
+        for name, value in self._data.items():
             if isinstance(value, Tensor):
                 self._check_constant(name, value, FieldSpec())
 
     def value(self, x: Tensor) -> Tensor:
-        if self.value_function is None:
-            raise UnsupportedError("ProximalTerm: it was declared without value=.")
-        return self.value_function(x, **self.data)
+        if self._value is None:
+            raise UnsupportedError("ProximalTerm: its value is unknown; declare it with value=.")
+        result: Tensor = self._value(x, **self._data)
+        return result
 
     def prox(self, y: Tensor, step: float | Tensor) -> Tensor:
-        result = self.prox_function(y, as_column(step), **self.data)
+        """Return what the user's function returns.
+
+        Raises:
+            ProblemError: If it is no tensor of y's shape.
+        """
+        result = self._prox(y, as_column(step), **self._data)
         if not isinstance(result, Tensor) or result.shape != y.shape:
             shown = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ProblemError(
@@ -190,3 +197,18 @@ class ProximalTerm(Regularizer):
                 "it is called on a whole batch."
             )
         return result
+
+
+def _portable(function: Callable[..., Tensor]) -> PortableFunction:
+    return function if isinstance(function, PortableFunction) else PortableFunction(function)
+
+
+def _as_data(name: str, value: Data) -> Tensor | Param:
+    if isinstance(value, (int, float)):
+        return torch.tensor(float(value), dtype=torch.float64)
+    if not isinstance(value, (Tensor, Param)):
+        raise ProblemError(
+            f"ProximalTerm: {name} is a {type(value).__name__}, "
+            "expected a number, a tensor or a Param."
+        )
+    return value

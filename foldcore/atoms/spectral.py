@@ -28,7 +28,8 @@ class NuclearNorm(Regularizer):
             raise ProblemError(f"NuclearNorm: shape {self.shape} does not hold n = {n} variables.")
 
     def value(self, x: Tensor) -> Tensor:
-        return self._tensor("weight") * torch.linalg.matrix_norm(self._matrix(x), "nuc")
+        norm: Tensor = torch.linalg.matrix_norm(self._matrix(x), "nuc")
+        return self._tensor("weight") * norm
 
     def prox(self, y: Tensor, step: float | Tensor) -> Tensor:
         """Soft-threshold the singular values by step·weight.

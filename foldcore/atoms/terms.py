@@ -71,6 +71,10 @@ class L1(Regularizer):
     def has_prox(self) -> bool:
         return self.operator is None
 
+    @property
+    def has_image_prox(self) -> bool:
+        return True
+
     def absolute_terms(self, n: int) -> tuple[Tensor, Tensor]:
         weight, operator = self._tensor("weight"), self._optional("operator")
         if operator is None:

@@ -70,6 +70,10 @@ class BoundRule(ABC):
         """
         return self
 
+    def with_step(self, step: Tensor) -> BoundRule | None:
+        """Return the rule with another step size per sample, (B,); None for rules without one."""
+        return None
+
     def jacobian(self, state: Tensor) -> FixedPointOperator | None:
         """Return Φ at a fixed point where the rule knows it in closed form; None for autograd's."""
         return None

@@ -18,12 +18,12 @@ def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
 
     Forwards a bisection finds x*. Backwards one projected gradient step is folded, whose projection
     is a QP that qpth solves and differentiates: f-PGDa of Kotary, Dinh, Fioretto, "Backpropagation
-    of Unrolled Solvers with Folded Optimization", section 6 and appendix E.3. Their equation (19)
-    prints the entropy with the wrong sign; the problem solved here is the concave one.
+    of Unrolled Solvers with Folded Optimization", appendix E.3. Their equation (19) prints the
+    entropy with the wrong sign; the problem solved here is the concave one, as a minimisation.
 
-    Call the layer in float64: the Hessian τ/x is as ill-conditioned as max x / min x. No row of c
-    may be exactly uniform where a gradient is wanted, because qpth then returns NaN; a zero-initialised
-    last layer would produce such rows.
+    Call the layer in float64: the Hessian τ/x is as ill-conditioned as max x / min x. Where a
+    gradient is wanted, avoid rows of c that are exactly uniform, such as a zero-initialised last
+    layer produces: qpth returns NaN or stale multipliers there, and its plugin has to solve anew.
 
     Args:
         n: Number of classes.

@@ -16,7 +16,7 @@ class TopKLoss:
 
     This is the cross-entropy of the layer's output. Σ x = k, so a label costs nothing as soon as it
     is surely among the k chosen. Source: Amos, Koltun, Kolter, "The Limited Multi-Label Projection
-    Layer" (2019), section 4, with Σ x log x for the binary entropy; that is the experiment of Kotary,
+    Layer" (2019), with Σ x log x for the binary entropy; that is the experiment of Kotary,
     Dinh, Fioretto, appendix E.3. Berrada et al. (2018) use a smoothed hinge loss instead; from them
     comes the label noise.
 

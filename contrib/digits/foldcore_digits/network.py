@@ -17,7 +17,7 @@ class BoundedNetwork(nn.Module):
     """64 pixels -> 64 ReLU units -> 10 logits in (-2, 2), float64.
 
     The weights are float32; only the logits are converted, for the layer behind them works in
-    float64. The last layer is not initialised to zero: equal logits are a point at which qpth fails.
+    float64. The last layer is not initialised to zero: on equal logits qpth fails.
 
     Args:
         seed: Decides the initial weights; torch's global generator is left as it is.

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from foldcore_digits import load_digits, resample_within_groups
 
 

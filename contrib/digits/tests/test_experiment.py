@@ -1,11 +1,11 @@
 """A small run of the whole demo: its results, not only that it ran."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
-
 from foldcore_digits import Experiment, TrainingConfig, run
 from foldcore_digits.cli import FIGURE_NAME, main
 from foldcore_digits.experiment import CLOSED_FORM, FOLDED, SOFTMAX
@@ -72,11 +72,10 @@ def test_the_command_prints_its_results_and_saves_the_figure(tmp_path):
         [sys.executable, "-m", "foldcore_digits", "--quick", "--epochs", "1"],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
         timeout=120,
         check=True,
         encoding="utf-8",
-        env=None,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     for expected in (
         FOLDED, CLOSED_FORM, SOFTMAX, "top-1", "top-2", "solve", "fold", "adjoint",

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from foldcore_digits import closed_form_top_k, gradient_error
 
 

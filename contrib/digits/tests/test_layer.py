@@ -1,8 +1,8 @@
 import pytest
 import torch
+from foldcore_digits import bisect_top_k, closed_form_top_k, smooth_top_k
 
 import foldcore as fc
-from foldcore_digits import bisect_top_k, closed_form_top_k, smooth_top_k
 
 CASES = [(10, 2, 1.0), (10, 2, 0.5), (6, 1, 1.0), (8, 3, 1.0)]
 
@@ -16,15 +16,9 @@ def logits(n: int, samples: int = 24) -> torch.Tensor:
 def with_margin(c: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
     """Keep the samples of which no entry is about to reach or leave 1, where x* has a kink."""
     x = closed_form_top_k(c, k, temperature)
-    rest = torch.where(x < 1, x, 0).amax(-1)
-    capped = x == 1
-    pull = torch.where(capped, c, torch.inf).amin(-1)
-    shift = (c / temperature - x.log())[~capped].reshape(-1)
-    start = torch.zeros(len(c), dtype=c.dtype)
-    first_free = (~capped).int().argmax(-1)
-    start = (c / temperature - x.log()).gather(-1, first_free[:, None])[:, 0]
-    assert shift.isfinite().all()
-    return c[(rest < 1 - 1e-2) & (pull / temperature - start > 1e-2)]
+    # x = min(1, exp(c/τ + s)), and s is the largest of log x - c/τ.
+    exponent = c / temperature + (x.log() - c / temperature).amax(-1, keepdim=True)
+    return c[exponent.abs().amin(-1) > 1e-2]
 
 
 @pytest.mark.parametrize(("n", "k", "temperature"), CASES)

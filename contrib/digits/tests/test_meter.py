@@ -1,9 +1,9 @@
 import math
 
 import torch
+from foldcore_digits import FoldMeter
 
 from foldcore import AdjointSolution, Solution, Status
-from foldcore_digits import FoldMeter
 
 
 def adjoint(residual: float, products: int) -> AdjointSolution:

@@ -282,6 +282,18 @@ def test_a_wrong_matrix_is_found_out_by_the_product() -> None:
     assert torch.allclose(answer.residual, true, rtol=1e-10)
 
 
+def test_refinement_asks_no_product_of_a_sample_that_failed() -> None:
+    class StrictAndWrong(Strict):
+        def dense(self) -> Tensor:
+            return 0.999 * self.matrix
+
+    matrix, cotangent = random_matrix(3, 10, 0.9), random_cotangent(3, 10)
+    matrix[1] = torch.nan
+    answer = adjoint_solver(rtol=1e-6).solve(StrictAndWrong(matrix), cotangent)
+    assert answer.converged.tolist() == [True, False, True]
+    assert torch.equal(answer.adjoint[1], cotangent[1])
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_singular_samples_are_reported_even_where_they_are_consistent(shared: bool) -> None:
     """I - Φᵀ = diag(0, ½): v₀ is free, so any number returned for it would be made up."""

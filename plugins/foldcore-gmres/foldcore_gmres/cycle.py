@@ -24,9 +24,9 @@ def run_cycle(
     batch hold and however long they take. A sample that stops gets zero columns from then on, and
     all sums over columns are taken one column at a time, where adding zeros changes nothing.
 
-    A sample stops when its recursive residual is at most its tolerance, its Krylov space is
-    invariant (happy breakdown), its budget is spent, or a number is not finite; the last column
-    is dropped where it is not finite or where I - Φᵀ is singular on the space.
+    A sample stops when its recursive residual is at most its tolerance (happy breakdown makes it
+    0), its budget is spent, or its new column is unusable: not finite, or without a pivot because
+    the Krylov space is exhausted and I - Φᵀ singular on it. That column is dropped.
 
     Args:
         operator: Φ.
@@ -65,9 +65,6 @@ def run_cycle(
         scale = torch.linalg.vector_norm(vector, dim=-1).maximum(one)
         vector, column = orthogonalise(vector, basis[:, : j + 1])
         below = torch.linalg.vector_norm(vector, dim=-1)
-        # What is left of a vector inside the space is rounding error of this size.
-        invariant = below <= 10 * eps * scale
-        below = torch.where(invariant, zero, below)
 
         column = torch.cat([column, below.unsqueeze(-1)], dim=-1).unsqueeze(-1)
         column = (rotations[:, : j + 2, : j + 2] @ column).squeeze(-1)
@@ -83,7 +80,7 @@ def run_cycle(
         _rotate(rotations, j, cos, sin)
 
         taken = j + 1
-        running = sound & ~invariant & (remaining.abs() > tolerance) & (steps < budget)
+        running = sound & (remaining.abs() > tolerance) & (steps < budget)
         if taken == width or not bool(running.any()):
             break
         basis[:, taken] = torch.where(running.unsqueeze(-1), vector / below.unsqueeze(-1), nothing)

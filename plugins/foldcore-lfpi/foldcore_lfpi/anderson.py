@@ -76,10 +76,9 @@ class Anderson:
     def _remember(self, image: Tensor, gap: Tensor, working: Tensor) -> None:
         if self._count:
             column = (self._count - 1) % self._window
-            nothing = torch.zeros_like(image)
+            self._images[:, :, column] = image - self._image
             # Rows out of work may hold NaN, which the SVD would refuse for the whole batch.
-            self._images[:, :, column] = torch.where(working, image - self._image, nothing)
-            self._gaps[:, :, column] = torch.where(working, gap - self._gap, nothing)
+            self._gaps[:, :, column] = torch.where(working, gap - self._gap, torch.zeros_like(gap))
         self._image, self._gap = image, gap
         self._count += 1
 

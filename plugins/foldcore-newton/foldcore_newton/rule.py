@@ -82,6 +82,8 @@ class _BoundNewton(BoundRule):
             0 if program.lower is None else n,
             0 if program.upper is None else n,
         ]
+        # Without inequalities there is one active set, the same for all samples.
+        self._shared_by_batch = sum(self._sizes[2:]) == 0
         self._singular: Tensor | None = None
 
     def _split(self, state: Tensor) -> tuple[Tensor, Duals]:
@@ -139,7 +141,11 @@ class _BoundNewton(BoundRule):
         bound = _bound_values(program, x, active)
 
         free = (~(active.lower | active.upper)).to(x.dtype)
-        matrix = _kkt_matrix(hessian, equality, inequality, free, active.rows.to(x.dtype))
+        rows = active.rows.to(x.dtype)
+        if self._shared_by_batch and hessian.ndim == equality.ndim == 2:
+            matrix = _kkt_matrix(hessian, equality, inequality, free[:1], rows[:1]).squeeze(0)
+        else:
+            matrix = _kkt_matrix(hessian, equality, inequality, free, rows)
         right = torch.cat(
             [
                 free * (r_x - matvec(hessian, bound)),

@@ -24,7 +24,9 @@ from foldcore import (
     Sparse,
     SparseMatrix,
     UpdateRule,
+    fastest_step,
     largest_eigenvalue,
+    linearise,
     recognise_set,
 )
 
@@ -54,7 +56,7 @@ class PGDRule(UpdateRule):
         return 5.0 if _closed_form(structure) is not None else 2.0
 
     def converges(self, structure: ProgramStructure) -> bool:
-        known_step = self.config.step_size is not None or not structure.smooth_objective
+        known_step = isinstance(self.config.step_size, float) or not structure.smooth_objective
         return known_step and structure.convex is not False
 
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
@@ -99,10 +101,9 @@ class _BoundPGD(BoundRule):
     def _global_step(self) -> Tensor | None:
         """Return α per sample, (1,) or (B,), where it does not depend on the point."""
         program = self._program
-        if self._config.step_size is not None:
-            return torch.full(
-                (1,), self._config.step_size, dtype=program.dtype, device=program.device
-            )
+        given = self._config.step_size
+        if isinstance(given, float):
+            return torch.full((1,), given, dtype=program.dtype, device=program.device)
         if not program.quadratic_objective:
             return None
         if program.data.P is None:
@@ -127,10 +128,16 @@ class _BoundPGD(BoundRule):
         return solution.primal
 
     def at(self, state: Tensor) -> BoundRule:
-        if self._step_size is not None:
-            return self
-        step_size = _inverse(_local_curvature(self._program, state))
-        return _BoundPGD(self._program, self._config, self._project, step_size)
+        step_size = self._step_size
+        if step_size is None:
+            step_size = _inverse(_local_curvature(self._program, state))
+        bound = self.with_step(step_size)
+        if self._config.step_size != "auto":
+            return bound
+        return self.with_step(fastest_step(linearise(bound, state), step_size))
+
+    def with_step(self, step: Tensor) -> BoundRule:
+        return _BoundPGD(self._program, self._config, self._project, step)
 
     def step(self, state: Tensor) -> Tensor:
         step_size = self._step_size

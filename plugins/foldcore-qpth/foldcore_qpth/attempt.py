@@ -19,7 +19,10 @@ FEASIBILITY = 1e-6
 """Largest violation of a constraint, divided by the size of its terms."""
 
 FLOOR = 1e-5
-"""Least size of terms, in units of x: what is smaller counts as 0."""
+"""Least size of terms, relative to the data's; what is smaller counts as 0."""
+
+LENGTH_UNIT, CURVATURE_UNIT = 1e-4, 1e-2
+"""Relative to the data's size; see ``_units``."""
 
 _GOLDEN = 0.6180339887498949
 
@@ -78,7 +81,12 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
         # Inputs that need no gradient get one of their own: the check below differentiates by them.
         p, h, b = (t if t.requires_grad else t.detach().requires_grad_() for t in (p, h, b))
         Q, p, G, h, A, b = _OnceDifferentiable.apply(Q, p, G, h, A, b)  # type: ignore[no-untyped-call]
-        solve = QPFunction(eps=config.atol, verbose=-1, maxIter=config.max_iter, check_Q_spd=False)
+        solve = QPFunction(
+            eps=config.rtol / (LENGTH_UNIT * CURVATURE_UNIT),
+            verbose=-1,
+            maxIter=config.max_iter,
+            check_Q_spd=False,
+        )
         scaled = solve(Q, p, G, h, A, b)
         mismatch = _mismatch(scaled, p, G, h, b)
         primal = scaled * unit
@@ -88,16 +96,19 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
 
 
 def _units(Q: Tensor, p: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return units of the objective and of x, (k, 1) each: qpth's tolerances are absolute.
+    """Return units of curvature and of x, (k, 1) each.
 
     With x = unit·x̃ and the objective divided by curvature·unit², the program in x̃ is the same
-    program, and its minimiser of the size of 1 where equalities and the linear term set the size.
+    program, whatever units its author uses. qpth's tolerances are absolute, and its derivative takes
+    slacks and multipliers below 1e-8 for 1e-8, so the units are small: x̃ and its multipliers are
+    then of the order of 1e4 and 1e6, and 1e-8 is nothing to them.
     """
     curvature = _or_one(Q.abs().amax((-2, -1)))
     sizes = p.abs().amax(-1) / curvature
     if b.shape[-1]:
         sizes = torch.maximum(sizes, (b.abs() / _or_one(A.abs().amax(-1))).amax(-1))
-    return curvature.unsqueeze(-1), _or_one(sizes).unsqueeze(-1)
+    curvature, unit = curvature * CURVATURE_UNIT, _or_one(sizes) * LENGTH_UNIT
+    return curvature.unsqueeze(-1), unit.unsqueeze(-1)
 
 
 def _or_one(size: Tensor) -> Tensor:
@@ -121,21 +132,22 @@ def _mismatch(primal: Tensor, p: Tensor, G: Tensor, h: Tensor, b: Tensor) -> Ten
     weight = drawn.to(primal.device).expand_as(primal)
     inputs = [p, h, b] if b.shape[-1] else [p, h]
     gradients = torch.autograd.grad(primal, inputs, weight, retain_graph=True)
+    least = FLOOR / LENGTH_UNIT
     with torch.no_grad():
         slack = h - (G @ primal.unsqueeze(-1)).squeeze(-1)
         untouched = (slack * gradients[1]).abs().amax(-1) / (
-            FLOOR + (primal * weight).abs().sum(-1)
+            least + (primal * weight).abs().sum(-1)
         )
         terms = [primal * weight]
         terms += [-t * g for t, g in zip(inputs, gradients, strict=True)]
         euler = torch.stack([t.sum(-1) for t in terms]).sum(0).abs()
-        size = FLOOR + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
+        size = least + torch.stack([t.abs().sum(-1) for t in terms]).sum(0)
         return torch.maximum(untouched, euler / size)
 
 
 def _violation(form: StandardForm, rows: list[int], x: Tensor, unit: Tensor) -> Tensor:
     """Return the largest scaled violation of all constraints, (k,); NaN where x is."""
-    column, least = x.unsqueeze(-1), FLOOR * unit
+    column, least = x.unsqueeze(-1), FLOOR * unit / LENGTH_UNIT
     parts = [torch.zeros_like(x[:, :1])]
     for matrix, limit, equality in ((form.G, form.h, False), (form.A, form.b, True)):
         M, r = matrix[rows].detach(), limit[rows].detach()

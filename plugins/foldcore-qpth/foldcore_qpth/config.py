@@ -8,13 +8,13 @@ from foldcore import PluginConfig
 
 
 class QpthConfig(PluginConfig):
-    """Options of qpth. It has no relative tolerance."""
+    """Options of qpth. Its tolerance is relative, since data are rescaled; see README.md."""
 
-    atol: float = Field(
+    rtol: float = Field(
         1e-12,
         gt=0,
-        description="Sum of primal residual, dual residual and gap to stop at, in units of the data; "
-        "qpth also stops when three iterations bring no progress.",
+        description="Sum of primal residual, dual residual and gap to stop at, relative to the size "
+        "of the data (dimensionless); qpth also stops when three steps bring no progress.",
     )
     max_iter: int = Field(20, ge=1, description="Largest number of interior-point steps (count).")
     check_rtol: float = Field(

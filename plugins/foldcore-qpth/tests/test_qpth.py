@@ -164,6 +164,24 @@ def test_gradient_of_shared_data_is_the_sum_over_the_batch():
     assert float(shared[0].abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("scaled", [("P", "q"), ("q", "b", "h", "lower", "upper")])
+def test_units_of_the_data_do_not_matter(scaled, scale):
+    # qpth alone fails for objectives of 1e5, and loses digits for x of 1e-5.
+    data = random_qp(3, **SIZES, batch=4)
+    moved = {k: v * scale if k in scaled else v for k, v in data.items()}
+    inputs = {k: v.clone().requires_grad_() for k, v in moved.items()}
+    plain = {k: v.clone().requires_grad_() for k, v in data.items()}
+    left, right = opened(data).solve(4, inputs), opened(data).solve(4, plain)
+    assert set(left.status) == {Status.OPTIMAL}
+    size = 1 if "P" in scaled else scale
+    torch.testing.assert_close(left.primal, right.primal * size, rtol=1e-9, atol=1e-9 * size)
+    (got,) = torch.autograd.grad(weighted(left.primal), inputs["q"])
+    (wanted,) = torch.autograd.grad(weighted(right.primal), plain["q"])
+    factor = scale if "P" in scaled else 1
+    torch.testing.assert_close(got * factor, wanted, rtol=1e-6, atol=1e-6)
+
+
 def test_no_inequalities():
     data = random_qp(7, 6, 2, bounds=False, batch=3)
     inputs = {k: v.clone().requires_grad_() for k, v in data.items()}
@@ -459,11 +477,11 @@ def test_max_iter_has_an_effect():
     assert opened(data, max_iter=30).solve(2, data).failed == ()
 
 
-def test_atol_has_an_effect():
+def test_rtol_has_an_effect():
     data = random_qp(22, **SIZES)
     exact = reference(data)
     loose, tight = (
-        opened(data, atol=a, check_rtol=1.0).solve(1, data).primal for a in (1e-4, 1e-12)
+        opened(data, rtol=r, check_rtol=1.0).solve(1, data).primal for r in (1e-3, 1e-12)
     )
     assert float((loose - exact).abs().max()) > 1e-8
     assert float((tight - exact).abs().max()) < 1e-9
@@ -479,7 +497,7 @@ def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="extra"):
         QpthConfig(eps=1e-3)
     with pytest.raises(ValueError, match="greater than 0"):
-        QpthConfig(atol=0)
+        QpthConfig(rtol=0)
     for field in QpthConfig.model_fields.values():
         assert "(" in field.description or "unit" in field.description
 

@@ -42,7 +42,7 @@ from .config import SQPConfig
 from .convexify import convexify, is_positive_definite
 from .multipliers import StrictlyActive, best_multipliers, strictly_active
 from .operators import ScaledIdentity
-from .subproblem import constraint_values, step_objective, subproblem
+from .subproblem import constraint_values, subproblem, without_failed
 
 
 class SQPRule(UpdateRule):
@@ -123,7 +123,10 @@ class _BoundSQP(BoundRule):
             primal = torch.zeros(
                 program.batch, program.n, dtype=program.dtype, device=program.device
             )
-        return self._join(primal, program.pad_duals(None))
+            return self._join(primal, program.pad_duals(None))
+        if not self._config.dual_state:
+            return primal
+        return self._join(primal, best_multipliers(program, primal, None))
 
     def lift(self, solution: Solution) -> Tensor:
         x = solution.primal.detach()
@@ -166,6 +169,8 @@ class _BoundSQP(BoundRule):
         x, duals = self._split(state)
         values, self._failed = self._objective(x, duals)
         values.update(constraint_values(self._program, x))
+        if self._failed is not None:
+            values = without_failed(values, self._failed)
         carries = self._config.dual_state
         self._report = answer = self._fold.solve_inner(values, duals=carries)
         target = x + answer.primal
@@ -189,7 +194,7 @@ class _BoundSQP(BoundRule):
         active = strictly_active(program, x.detach(), duals)
         hessian = program.lagrangian_hessian(x, _without_inactive(duals, active))
         convex = convexify(program, x, hessian, active)
-        q = step_objective(gradient, convex.linear, convex.failed)
+        q = gradient if convex.linear is None else gradient + convex.linear
         return {"P": convex.hessian, "q": q}, convex.failed
 
 

@@ -39,7 +39,15 @@ def constraint_values(program: SmoothProgram, x: Tensor) -> dict[str, Tensor]:
     return values
 
 
-def step_objective(gradient: Tensor, linear: Tensor | None, failed: Tensor | None) -> Tensor:
-    """Return q: the gradient, completed by convexification, 0 for samples that failed. (B, n)."""
-    q = gradient if linear is None else gradient + linear
-    return q if failed is None else torch.where(failed[:, None], torch.zeros_like(q), q)
+def without_failed(values: dict[str, Tensor], failed: Tensor) -> dict[str, Tensor]:
+    """Return the subproblem's data with those of failed samples replaced by one solved by d = 0.
+
+    No inequality is left in them, so that they have neither active nor weakly active rows. Their
+    Hessian is definite already.
+    """
+    mended = dict(values)
+    neutral = {"q": 0.0, "b": 0.0, "h": torch.inf, "lower": -torch.inf, "upper": torch.inf}
+    for name, value in neutral.items():
+        if name in values:
+            mended[name] = torch.where(failed[:, None], value, values[name])
+    return mended

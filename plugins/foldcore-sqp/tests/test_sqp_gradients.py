@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import foldcore as fc
 import numpy as np
 import pytest
 import torch
-from foldcore.testing.problems import random_qp
-from foldcore.testing.reference import QPReference
 from foldcore_sqp import SQPConfig, SQPRule
 from scipy.optimize import NonlinearConstraint, minimize
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import random_qp
+from foldcore.testing.reference import QPReference
 
 pytest.importorskip("foldcore_osqp", reason="the inner fold is solved by foldcore-osqp")
 pytest.importorskip("foldcore_newton", reason="the inner fold uses foldcore-newton")
@@ -33,10 +34,7 @@ def slsqp(program: fc.SmoothProgram, seed: int = 0) -> Tensor:
     def row(function: Callable[[Tensor], Tensor], i: int) -> Callable[[object], object]:
         def evaluate(x: object) -> object:
             point = torch.as_tensor(x, dtype=torch.float64).expand(program.batch, -1)
-            value = function(point)
-            return (value if value.ndim and len(value) == program.batch else value[None])[
-                i if value.ndim and len(value) == program.batch else 0
-            ].numpy()
+            return function(point)[i].numpy()
 
         return evaluate
 
@@ -113,9 +111,7 @@ def check_against_differences(
         direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         if name.endswith("P"):
             direction = direction + direction.mT
-        ends = [
-            near(**{**values, name: value + sign * STEP * direction}) for sign in (1.0, -1.0)
-        ]
+        ends = [near(**{**values, name: value + sign * STEP * direction}) for sign in (1.0, -1.0)]
         slope = ((ends[0] - ends[1]) / (2 * STEP) * weights).sum(-1)
         given = params[name].grad
         assert given is not None
@@ -129,9 +125,7 @@ def check_against_differences(
 def free_directions(program: fc.SmoothProgram, solution: fc.Solution) -> Tensor:
     duals = solution.duals
     assert duals is not None
-    active = sum(
-        (value > 1e-6).sum(-1) for value in (duals.inequality, duals.lower, duals.upper)
-    )
+    active = sum((value > 1e-6).sum(-1) for value in (duals.inequality, duals.lower, duals.upper))
     return program.n - program.n_equality - active
 
 
@@ -231,7 +225,9 @@ def test_nonconvex_gradients_match_central_differences(
     x = solution.primal.detach()
     duals = fc.recover_duals(program, x).duals
     lowest = torch.linalg.eigvalsh(program.lagrangian_hessian(x, duals))[:, 0]
-    assert (lowest < -0.01).sum() >= 5, "Hessians should be indefinite, so that they are convexified"
+    assert (lowest < -0.01).sum() >= 5, (
+        "Hessians should be indefinite, so that they are convexified"
+    )
     assert (free_directions(program, solution) >= 5).sum() >= 10
 
 
