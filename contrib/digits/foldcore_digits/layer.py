@@ -9,9 +9,6 @@ import foldcore as fc
 
 from .bisection import bisect_top_k
 
-INNER_KKT_ATOL = 1e-6
-"""qpth stops some 1e-7 short of a bound that is active without a multiplier; the default is 1e-7."""
-
 
 def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
     """Build x*(c) = argmin -cᵀx + τ Σ x log x over the capped simplex {0 <= x <= 1, Σ x = k}.
@@ -37,9 +34,8 @@ def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
     def objective(x: Tensor, c: Tensor) -> Tensor:
         return -(c @ x) + temperature * (x * torch.log(x)).sum()
 
-    # The Hessian τ/x has no eigenvalue below τ, so with this step I - Φᵀ is as well conditioned for
-    # gmres as with any other. Small steps scale down the multipliers of the projection, of which qpth's
-    # derivative loses all below 1e-8; a constant saves a power iteration for 1/L at every sample.
+    # The Hessian τ/x has no eigenvalue below τ, so that this step spreads the eigenvalues that gmres
+    # sees no further than any other. A constant saves a power iteration for 1/L at every sample.
     step_size = 1 / temperature
     problem = fc.Problem(
         n,
@@ -56,7 +52,7 @@ def smooth_top_k(n: int, k: int, temperature: float) -> fc.Fold:
                 "kind": "pgd",
                 "step_size": step_size,
                 "projection": "inner",
-                "inner": {"solver": "qpth", "kkt": {"atol": INNER_KKT_ATOL}},
+                "inner": {"solver": "qpth"},
             },
             "adjoint": "gmres",
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foldcore import Regularizer, StackedTerms, matvec, operator_norm
+from foldcore import Regularizer, StackedTerms, operator_norm
 
 
 class DualProblem:

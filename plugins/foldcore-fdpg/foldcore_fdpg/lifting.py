@@ -13,28 +13,45 @@ _SINGULAR = 1e-12
 """Squared relative size of a Cholesky pivot below which rows of D at zero count as dependent."""
 
 
+_ZERO_TOLERANCES = (1e-6, 1e-4, 1e-2, 1e-9)
+"""|(Dx)_i| up to this, relative to 1 + ‖Dx‖∞, counts as 0: the first that serves a sample is taken."""
+
+
 def lift_absolute(
-    dual: DualProblem,
-    x: Tensor,
-    gradient: Tensor,
-    bound: Tensor,
-    active_tolerance: float = 1e-6,
+    dual: DualProblem, x: Tensor, gradient: Tensor, bound: Tensor, step_size: Tensor
 ) -> Tensor:
     """Return w for g = Σ bound_i |·|: w_i = -bound_i·sign((Dx)_i), the rest from (D x(w))_i = 0.
 
     Rows of D at zero that are linearly dependent leave w without uniqueness (two-dimensional
-    total variation): then any w with |w| <= bound that fits Dᵀw = Px + q is taken.
+    total variation): then any w with |w| <= bound that fits Dᵀw = Px + q is taken. Which entries are zero
+    is read off x; an inaccurate solver leaves them larger, so that several tolerances are tried.
 
     Args:
         dual: The bound dual problem.
         x: A (near) optimal point. Shape (B, n).
         gradient: Px + q. Shape (B, n).
         bound: The dual box. Shape (B, k).
-        active_tolerance: |(Dx)_i| up to this, relative to 1 + ‖Dx‖∞, counts as 0.
+        step_size: α of the rule whose residual measures a state. Shape (B,).
     """
+    best, smallest = dual.zeros(), x.new_full((x.shape[0],), torch.inf)
+    for tolerance in _ZERO_TOLERANCES:
+        w = _lift_at(dual, x, gradient, bound, tolerance)
+        residual = (dual.descend(w, step_size) - w).abs().amax(-1) / step_size
+        better = residual < smallest
+        best = torch.where(better[:, None], w, best)
+        smallest = torch.where(better, residual, smallest)
+        size = 1 + dual.terms.image(x).abs().amax(-1)
+        if bool((smallest <= 1e4 * torch.finfo(x.dtype).eps * size).all()):
+            break
+    return best
+
+
+def _lift_at(
+    dual: DualProblem, x: Tensor, gradient: Tensor, bound: Tensor, tolerance: float
+) -> Tensor:
     image = dual.terms.image(x)
     size = 1 + image.abs().amax(-1, keepdim=True)
-    free = image.abs() <= active_tolerance * size
+    free = image.abs() <= tolerance * size
     fixed = torch.where(free, torch.zeros_like(image), -bound * image.sign())
     w, regular = _on_active_set(dual, free, fixed)
     doubtful = ~regular | (w.abs() > bound * (1 + 1e-9)).any(-1)

@@ -108,7 +108,7 @@ class _BoundFDPG(BoundRule):
             bound = self._dual_box()
             if bound is None:
                 return lift_general(self._dual, x, gradient)
-            return lift_absolute(self._dual, x, gradient, bound)
+            return lift_absolute(self._dual, x, gradient, bound, self._step_size)
 
     def step(self, state: Tensor) -> Tensor:
         return self._dual.descend(state, self._step_size)

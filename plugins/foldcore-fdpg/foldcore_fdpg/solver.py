@@ -101,7 +101,7 @@ def _lowered_reason(structure: ProgramStructure) -> str | None:
     template = structure.template
     bounded = template.lower is not None or template.upper is not None
     rows = structure.n_inequality - 2 * structure.auxiliary
-    if structure.n_equality or bounded and _finite_bounds(structure) or rows:
+    if structure.n_equality or bounded or rows:
         return (
             "it has constraints beside its nonsmooth terms; give sets as "
             "regularizers=[Indicator(set)], or use a QP solver"
@@ -109,14 +109,6 @@ def _lowered_reason(structure: ProgramStructure) -> str | None:
     if structure.smooth_objective or template.P is None:
         return "its smooth objective is not a quadratic with a positive definite P"
     return None
-
-
-def _finite_bounds(structure: ProgramStructure) -> bool:
-    template = structure.template
-    bounds = (template.lower, template.upper)
-    return any(
-        not isinstance(b, Tensor) or bool(b.isfinite().any()) for b in bounds if b is not None
-    )
 
 
 def _solve(program: SmoothProgram, *, rtol: float, atol: float, max_iter: int) -> Solution:

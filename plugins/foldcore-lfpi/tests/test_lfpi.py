@@ -247,6 +247,25 @@ def test_a_window_of_zero_is_bitwise_the_plain_iteration() -> None:
     assert torch.equal(answer.adjoint, iterate)
 
 
+def test_later_products_do_not_touch_a_frozen_report() -> None:
+    cotangent = random_cotangent(2, 6)
+
+    class Late(MatrixOperator):
+        def vjp(self, cotangent: Tensor) -> Tensor:
+            product = super().vjp(cotangent)
+            if self.products > 60:
+                product[0] = cotangent[0] - start
+            return product
+
+    start = cotangent[0]
+    matrix = torch.cat([random_matrix(1, 6, 0.5), random_matrix(1, 6, 0.95)])
+    answer = adjoint_solver().solve(Late(matrix), cotangent)
+    assert answer.converged.all()
+    assert answer.iterations[0] < 60 < answer.iterations[1]
+    true = adjoint_residual(matrix, answer.adjoint, cotangent)
+    assert torch.allclose(answer.residual, true, rtol=1e-6, atol=0)
+
+
 def test_the_number_of_products_follows_the_spectral_radius() -> None:
     """‖r_k‖ = ρ^k ‖Φᵀg‖ exactly for a scaled orthogonal Φ."""
     orthogonal = torch.linalg.qr(random_matrix(2, 10, 1.0)).Q

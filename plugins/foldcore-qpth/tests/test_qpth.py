@@ -143,7 +143,7 @@ def test_gradients_agree_with_central_differences_of_the_reference(field):
         return weighted(reference({**data, field: value}))
 
     expected = difference(moved, data[field])
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
     assert float(expected.abs().max()) > 1e-3
 
 
@@ -467,7 +467,9 @@ solution = session.solve(problem.bind(data, 8), changed=frozenset(data))
 solution.primal.sum().backward()
 assert not solution.failed and data["P"].grad.isfinite().all()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, check=True, timeout=180, capture_output=True, text=True)
+    assert "ERROR" not in run.stdout + run.stderr  # what oneMKL prints before it hangs
 
 
 def test_max_iter_has_an_effect():

@@ -13,7 +13,7 @@ _TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)
 """Slacks up to which constraints count as active, tried in turn where multipliers are poor."""
 
 _GOOD = 1e-8
-"""Mismatch below which multipliers are not recovered anew."""
+"""Mismatch below which multipliers are not recovered anew; at least 100 machine epsilons."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def best_multipliers(program: SmoothProgram, x: Tensor, given: Duals | None) -> 
     with torch.no_grad():
         best = recover_duals(program, x).duals if given is None else given
         smallest = _mismatch(program, x, best)
+        good = max(_GOOD, 100 * torch.finfo(x.dtype).eps)
         for tolerance in _TOLERANCES[given is None :]:
-            poor = ~(smallest <= _GOOD)
+            poor = ~(smallest <= good)
             if not bool(poor.any()):
                 break
             candidate = recover_duals(program, x, tolerance).duals

@@ -148,7 +148,15 @@ class _BoundSQP(BoundRule):
         return self._split(state)[1] if self._config.dual_state else None
 
     def jacobian(self, state: Tensor) -> FixedPointOperator | None:
-        """Return (1-α)I for the state x; with multipliers in the state, leave it to measurement."""
+        """Return (1-α)I for the state x; None, for autograd's, with multipliers in the state.
+
+        Proof: at x* the QP's solution is d = 0 with the problem's own multipliers μ. By LICQ, strict
+        complementarity and second-order sufficiency its active set and (d, μ) depend smoothly on x,
+        through Hd + ∇f + J_aᵀμ = 0 and J_a d + c_a = 0. Differentiated at d = 0 along δ these read
+        H(δd) + Hδ + J_aᵀδμ = 0 and J_a(δd + δ) = 0, H in the second place being ∇²L: it is the QP's
+        own H, as that is exact. The system is nonsingular, so that δd = -δ and δμ = 0. Terms added by
+        convexification are constant multiples of J_a d + c_a and change neither equation.
+        """
         if self._config.dual_state:
             return None
         if self._config.step_size == 1:

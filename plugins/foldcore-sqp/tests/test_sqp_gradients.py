@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from foldcore_sqp import SQPConfig, SQPRule
+from numpy.typing import NDArray
 from scipy.optimize import NonlinearConstraint, minimize
 from torch import Tensor
 
@@ -22,59 +23,55 @@ pytest.importorskip("foldcore_lfpi", reason="the adjoint is foldcore-lfpi")
 
 OSQP = {"solver": "osqp", "rule": "newton", "adjoint": "direct"}
 QPTH = {"solver": "qpth"}
-INNER = [pytest.param(OSQP, 1e-6, id="osqp"), pytest.param(QPTH, 1e-4, id="qpth")]
+ADMM = {"solver": "osqp", "rule": "admm", "adjoint": "direct"}
+# qpth takes slacks and multipliers below 1e-8 for 1e-8, which costs its derivative half the digits.
+INNER = [
+    pytest.param(OSQP, 1e-6, id="osqp"),
+    pytest.param(QPTH, 1e-4, id="qpth"),
+    pytest.param(ADMM, 1e-6, id="admm"),
+]
 STEP = 1e-5
 
 
-def slsqp(program: fc.SmoothProgram, seed: int = 0) -> Tensor:
+def slsqp(problem: fc.ParametricProblem, values: dict[str, Tensor], batch: int) -> Tensor:
     """Find local optima sample by sample; a black box that knows nothing of foldcore's rules."""
-    generator = np.random.default_rng(seed)
-    found = torch.zeros(program.batch, program.n, dtype=torch.float64)
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(batch):
+        one = {k: v[i : i + 1] for k, v in values.items()}
+        program = problem.bind({**problem.constants, **one}, 1)
+        rows.append(torch.from_numpy(_slsqp_one(program, generator.normal(size=problem.n) / 2)))
+    return torch.stack(rows)
 
-    def row(function: Callable[[Tensor], Tensor], i: int) -> Callable[[object], object]:
-        def evaluate(x: object) -> object:
-            point = torch.as_tensor(x, dtype=torch.float64).expand(program.batch, -1)
-            return function(point)[i].numpy()
 
-        return evaluate
+def _slsqp_one(program: fc.SmoothProgram, start: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Callable[..., object]:
+        return lambda x: function(torch.as_tensor(x)[None]).reshape(shape).numpy()
 
-    def jacobian(function: Callable[[Tensor], Tensor], i: int) -> Callable[[object], object]:
-        def evaluate(x: object) -> object:
-            value = function(torch.as_tensor(x, dtype=torch.float64).expand(program.batch, -1))
-            return (value[i] if value.ndim == 3 else value).numpy()
+    n = program.n
+    constraints = []
+    for value, slope, count, floor in (
+        (program.equality, program.equality_jacobian, program.n_equality, 0.0),
+        (program.inequality, program.inequality_jacobian, program.n_inequality, -np.inf),
+    ):
+        if count:
+            constraints.append(
+                NonlinearConstraint(at(value, (count,)), floor, 0, jac=at(slope, (count, n)))
+            )
+    lower = np.full(n, -np.inf) if program.lower is None else program.lower.reshape(n).numpy()
+    upper = np.full(n, np.inf) if program.upper is None else program.upper.reshape(n).numpy()
+    answer = minimize(
+        at(program.objective, ()), start, jac=at(program.gradient, (n,)),
+        bounds=list(zip(lower, upper, strict=True)), constraints=constraints, method="SLSQP",
+        options={"ftol": 1e-13, "maxiter": 1000},
+    )  # fmt: skip
+    return answer.x
 
-        return evaluate
 
-    with torch.no_grad():
-        for i in range(program.batch):
-            constraints = []
-            if program.n_equality:
-                constraints.append(
-                    NonlinearConstraint(
-                        row(program.equality, i), 0, 0, jac=jacobian(program.equality_jacobian, i)
-                    )
-                )
-            if program.n_inequality:
-                constraints.append(
-                    NonlinearConstraint(
-                        row(program.inequality, i), -np.inf, 0,
-                        jac=jacobian(program.inequality_jacobian, i),
-                    )
-                )  # fmt: skip
-            bounds = [
-                (torch.full((program.n,), inf, dtype=torch.float64) if b is None else b)
-                .expand(program.batch, -1)[i]
-                .numpy()
-                for b, inf in ((program.lower, -np.inf), (program.upper, np.inf))
-            ]
-            answer = minimize(
-                row(program.objective, i), generator.normal(size=program.n) / 2,
-                jac=row(program.gradient, i), bounds=list(zip(*bounds, strict=True)),
-                constraints=constraints, method="SLSQP",
-                options={"ftol": 1e-13, "maxiter": 1000},
-            )  # fmt: skip
-            found[i] = torch.from_numpy(answer.x)
-    return found
+def require(inner: dict[str, str]) -> None:
+    """Skip where a plugin of the inner fold is not installed."""
+    for kind in inner.values():
+        pytest.importorskip(f"foldcore_{kind}", reason=f"the inner fold uses foldcore-{kind}")
 
 
 def build(problem: fc.ParametricProblem, solver: object, inner: object, **more: object) -> fc.Fold:
@@ -91,8 +88,9 @@ def check_against_differences(
     The differences start from the black box's solution at the base point, so that they stay at
     the same local optimum. Returns the solution at the base point.
     """
-    batch = max(len(v) for v in values.values())
-    base = slsqp(problem.bind({**problem.constants, **values}, batch))
+    require(inner)
+    batch = len(next(iter(values.values())))
+    base = slsqp(problem, values, batch)
     polished = {
         "fixed_point": {"polish": 4, "on_violation": "ignore"},
         "kkt": {"on_violation": "ignore"},
@@ -134,8 +132,7 @@ def free_directions(program: fc.SmoothProgram, solution: fc.Solution) -> Tensor:
 def test_qp_gradients_match_the_implicit_kkt_derivative(
     inner: dict[str, str], tolerance: float, options: dict[str, object]
 ) -> None:
-    if inner is QPTH:
-        pytest.importorskip("foldcore_qpth", reason="the inner fold is solved by foldcore-qpth")
+    require(inner)
     data = random_qp(0, n=26, n_equality=2, n_inequality=6, batch=24)
     problem = fc.QuadraticProgram(
         **{k: fc.Param(*v.shape[1:], psd=k == "P") for k, v in data.items()}
@@ -160,8 +157,6 @@ def test_qp_gradients_match_the_implicit_kkt_derivative(
 
 @pytest.mark.parametrize(("inner", "tolerance"), INNER)
 def test_qcqp_gradients_match_central_differences(inner: dict[str, str], tolerance: float) -> None:
-    if inner is QPTH:
-        pytest.importorskip("foldcore_qpth", reason="the inner fold is solved by foldcore-qpth")
     data = random_qp(3, n=14, n_equality=1, n_inequality=2, batch=20)
     extra = random_qp(4, n=14, batch=40)
     data["quadratic_P"] = extra["P"].reshape(20, 2, 14, 14)
@@ -216,8 +211,6 @@ def nonconvex_values(n: int, batch: int) -> dict[str, Tensor]:
 def test_nonconvex_gradients_match_central_differences(
     inner: dict[str, str], tolerance: float
 ) -> None:
-    if inner is QPTH:
-        pytest.importorskip("foldcore_qpth", reason="the inner fold is solved by foldcore-qpth")
     n, batch = 9, 20
     problem, values = nonconvex_problem(n), nonconvex_values(n, batch)
     solution = check_against_differences(problem, values, inner, tolerance)
@@ -257,8 +250,6 @@ def portfolio_values(batch: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("inner", "tolerance"), INNER)
 def test_portfolio_with_active_risk_constraint(inner: dict[str, str], tolerance: float) -> None:
     """The objective is linear: all curvature comes from the constraint and its multiplier."""
-    if inner is QPTH:
-        pytest.importorskip("foldcore_qpth", reason="the inner fold is solved by foldcore-qpth")
     solution = check_against_differences(portfolio(), portfolio_values(12), inner, tolerance)
     assert (solution.duals.inequality > 1e-3).all(), "the risk constraint should be active"
 
@@ -268,8 +259,7 @@ def test_portfolio_with_inactive_risk_constraint_is_a_vertex(
     inner: dict[str, str], tolerance: float
 ) -> None:
     """All on one asset: an LP vertex whose gradient is 0, though the Hessian is 0 as well."""
-    if inner is QPTH:
-        pytest.importorskip("foldcore_qpth", reason="the inner fold is solved by foldcore-qpth")
+    require(inner)
     values = portfolio_values(5)
     values["gamma"] = torch.full((5, 1), 50.0, dtype=torch.float64)
 
