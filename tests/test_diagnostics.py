@@ -82,7 +82,9 @@ def test_step_size_auto_takes_the_best_step() -> None:
 
 def test_inaccurate_solver_shows_in_the_gradient_error_and_the_advice() -> None:
     n = 4
-    problem = fc.Problem(n, lambda x, c: ((x - c) ** 4).sum() + x.square().sum(), {"c": fc.Param(n)})
+    problem = fc.Problem(
+        n, lambda x, c: ((x - c) ** 4).sum() + x.square().sum(), {"c": fc.Param(n)}
+    )
 
     def solved(program: fc.SmoothProgram, iterations: int) -> Tensor:
         x = torch.zeros(program.batch, n, dtype=torch.float64)

@@ -34,7 +34,9 @@ def instance(rule: str, seed: int) -> tuple[fc.QuadraticProgram, Tensor, Tensor]
     return problem, data["q"], torch.randn(N, generator=generator, dtype=torch.float64)
 
 
-def gradient(problem: fc.QuadraticProgram, q: Tensor, cotangent: Tensor, **config: object) -> Tensor:
+def gradient(
+    problem: fc.QuadraticProgram, q: Tensor, cotangent: Tensor, **config: object
+) -> Tensor:
     layer = fc.build({"problem": problem, "solver": "osqp", **config})
     leaf = q.clone().requires_grad_()
     (layer(q=leaf) * cotangent).sum().backward()
@@ -69,7 +71,9 @@ def unfolding_errors(
     problem: fc.QuadraticProgram, q: Tensor, cotangent: Tensor, rule: object, counts: list[int],
     mode: str,
 ) -> list[float]:  # fmt: skip
-    reference = gradient(problem, q, cotangent, rule=rule, adjoint={"kind": "direct", "rtol": 1e-13})
+    reference = gradient(
+        problem, q, cotangent, rule=rule, adjoint={"kind": "direct", "rtol": 1e-13}
+    )
     relaxed = {"kkt": {"on_violation": "ignore", "reject_above": 1e9}}
     return [
         float((gradient(problem, q, cotangent, rule=rule, mode=mode, iterations=k, **relaxed)
@@ -113,7 +117,9 @@ def test_corollary_1_lfpi_iterates_are_those_of_fixed_point_unfolding() -> None:
     """K steps of unfolding give v_{K-1}: the paper's (14) and (17a) count off by one."""
     problem, q, cotangent = instance("pgd", 1)
     for k in range(1, 25):
-        unfolded = gradient(problem, q, cotangent, rule="pgd", mode="fixed_point_unfold", iterations=k)
+        unfolded = gradient(
+            problem, q, cotangent, rule="pgd", mode="fixed_point_unfold", iterations=k
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fc.AdjointWarning)
             folded = gradient(

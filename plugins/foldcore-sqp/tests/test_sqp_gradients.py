@@ -108,7 +108,7 @@ def check_against_differences(
     for name, value in values.items():
         direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         if name.endswith("P"):
-            direction = direction + direction.mT
+            direction = (direction + direction.mT) / (4 * value.shape[-1])
         ends = [near(**{**values, name: value + sign * STEP * direction}) for sign in (1.0, -1.0)]
         slope = ((ends[0] - ends[1]) / (2 * STEP) * weights).sum(-1)
         given = params[name].grad
