@@ -2,7 +2,8 @@
 # Only relative paths: the checkout may lie in a folder whose name contains spaces.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
+DEMO_ARGS ?=
 
 # Plugins and contrib packages are found by folder; nothing here names one.
 PROJECTS := . $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml contrib/*/pyproject.toml)))
@@ -31,7 +32,7 @@ test: lint types $(READY) ## Lint, type-check and run every test of the core, th
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
 demo: $(READY) ## Train a small network through a folded layer; results go to demo-output/
-	$(BIN)/python -m foldcore_digits
+	$(BIN)/python -m foldcore_digits $(DEMO_ARGS)
 
 lint: $(READY) ## ruff (check and format) and import-linter
 	$(BIN)/python -m ruff check .

@@ -1,6 +1,7 @@
 """foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""
 
 from .acceleration import Accelerated, accelerate
+from .adjoint_system import Cycle, Progress, ScaledSystem, run_cycles
 from .atoms import (
     L1,
     AffineSet,
@@ -28,6 +29,7 @@ from .callable_solver import CallableSolver, solver
 from .certificate import kkt_report
 from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
 from .curvature import largest_curvature, operator_norm
+from .dense_adjoint import DenseSolve, refine, solve_dense
 from .diagnostics import Diagnosis, diagnose
 from .duals import RecoveredDuals, recover_duals
 from .errors import (
@@ -66,6 +68,7 @@ from .interfaces import API_VERSION
 from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOperator
 from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
 from .interfaces.update_rule import BoundRule, InnerFold, UpdateRule
+from .krylov import gmres_cycle
 from .linalg import (
     Factorisation,
     factor_square,
@@ -77,6 +80,7 @@ from .linalg import (
     to_dense,
 )
 from .lowering import Lowering
+from .minimum_norm import MinimumNorm, minimum_norm
 from .modes import linearise
 from .param import Param
 from .plugin_config import IterativeConfig, PluginConfig
@@ -111,9 +115,11 @@ __all__ = [
     "CertificateWarning",
     "Composition",
     "ConfigError",
+    "Cycle",
     "DegeneracyConfig",
     "DegenerateError",
     "DegenerateWarning",
+    "DenseSolve",
     "Diagnosis",
     "DtypeError",
     "Duals",
@@ -140,6 +146,7 @@ __all__ = [
     "L1Ball",
     "L2Ball",
     "Lowering",
+    "MinimumNorm",
     "MissingParameterError",
     "NuclearNorm",
     "NumericalError",
@@ -156,6 +163,7 @@ __all__ = [
     "ProblemClass",
     "ProblemError",
     "ProgramStructure",
+    "Progress",
     "ProximalTerm",
     "QuadraticData",
     "QuadraticProgram",
@@ -163,6 +171,7 @@ __all__ = [
     "RecoveredDuals",
     "RecoveredSubgradient",
     "Regularizer",
+    "ScaledSystem",
     "Session",
     "SetAtom",
     "ShapeError",
@@ -186,18 +195,23 @@ __all__ = [
     "diagnose",
     "factor_square",
     "fastest_step",
+    "gmres_cycle",
     "kkt_report",
     "largest_curvature",
     "largest_eigenvalue",
     "linearise",
     "matvec",
+    "minimum_norm",
     "operator_norm",
     "recognise_set",
     "recover_duals",
     "recover_subgradient",
+    "refine",
     "ritz_values",
     "rmatvec",
+    "run_cycles",
     "solve_checked",
+    "solve_dense",
     "solve_square",
     "solver",
     "spectral_radius",

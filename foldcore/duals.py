@@ -221,7 +221,7 @@ def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Te
         )
         signed = torch.from_numpy(fit)
         weights = torch.cat([signed[:free] + signed[free : 2 * free], signed[2 * free :]])
-        used = (weights > 1e-10 * (1 + weights.max())).split([int(f.sum()) for f in flags])
+        used = torch.split(weights > 1e-10 * (1 + weights.max()), [int(f.sum()) for f in flags])
         for mask, flag, kept in zip(masks, flags, used, strict=True):
             support = flag.clone()
             support[flag] = kept

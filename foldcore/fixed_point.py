@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .errors import UnsupportedError
 from .interfaces.adjoint_solver import FixedPointOperator
@@ -76,12 +75,35 @@ class _FixedPoint(torch.autograd.Function):
         ctx: Any, updated: Tensor, state: Tensor, adjoint: Callable[[Tensor], Tensor]
     ) -> Tensor:
         ctx.adjoint = adjoint
+        ctx.save_for_backward(updated)
         return state.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.adjoint(cotangent), None, None
+        differentiable = torch.is_grad_enabled()
+        with torch.no_grad():
+            adjoint = ctx.adjoint(cotangent)
+        if differentiable:
+            # In a double backward Ψᵀv depends on θ through v and z* too, which are not on its graph:
+            # the second derivative would lack their terms without a word.
+            (updated,) = ctx.saved_tensors
+            adjoint = _Once.apply(adjoint, updated)  # type: ignore[no-untyped-call]
+        return adjoint, None, None
+
+
+class _Once(torch.autograd.Function):
+    """v, as something that depends on what U(z*, θ) depends on; its derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, adjoint: Tensor, updated: Tensor) -> Tensor:
+        return adjoint.clone()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        raise UnsupportedError(
+            "foldcore: a second derivative through a folded layer was asked for; folds have first "
+            "derivatives only. Leave out create_graph=True, or use mode: unfold."
+        )
 
 
 def attach_fixed_point(

@@ -192,8 +192,7 @@ class Fold(nn.Module):
         """Solve with failed samples replaced by good ones; None if no sample is left."""
         parts = self.parts()
         if self.rule is not None and self.config.mode in ("unfold", "unroll"):
-            good = repaired_inputs(inputs, outcome)
-            return unfold(parts, self.rule, good, outcome, warm_start, duals=duals)
+            return self._unfold_good(self.rule, inputs, outcome, warm_start, duals=duals)
         recorded = self.rule is None and inputs.needs_grad
         raw, answer = solve_black_box(parts, inputs, outcome, warm_start, recorded=recorded)
         if raw is None:
@@ -204,6 +203,23 @@ class Fold(nn.Module):
         if good.needs_grad or self.config.fixed_point.polish:
             return fold_solution(parts, self.rule, good, outcome, raw, duals=duals)
         return raw
+
+    def _unfold_good(
+        self,
+        rule: UpdateRule,
+        inputs: Inputs,
+        outcome: Outcome,
+        warm_start: Solution | None,
+        *,
+        duals: bool,
+    ) -> Solution:
+        while True:
+            known = outcome.failed
+            good = repaired_inputs(inputs, outcome)
+            solution = unfold(self.parts(), rule, good, outcome, warm_start, duals=duals)
+            # A sample that overflowed would turn the others' shared gradients into NaN.
+            if outcome.failed == known or outcome.donor() is None or not inputs.needs_grad:
+                return solution
 
 
 def _buffer_name(name: str) -> str:

@@ -58,6 +58,8 @@ def _ask_solver(
     structure = parts.problem.lowered_structure
     session = session_for(parts.owner, parts.solver, structure, (inputs.dtype, inputs.device))
     needs_rule = parts.solver.capabilities.needs_rule
+    if warm_start is not None and not needs_rule:
+        warm_start = lowering.complete_start(warm_start)
     return session.solve(
         lowering.original if needs_rule else lowering.program,
         changed=frozenset(structure.template.varying),

@@ -113,10 +113,10 @@ class Factorisation:
         self._one_by_one = matrix.ndim == 3 and _batched_lu_may_hang(matrix)
         self._factors = self._factor(matrix)
         with torch.no_grad():
-            probe = _probe(matrix).expand(matrix.shape[:-1])
-            # A shared matrix has one probe row; its answer loses that dimension again.
-            probed = self._solve(probe if matrix.ndim == 3 else probe[None, 0])
-        self.singular = _is_singular(matrix, probed if matrix.ndim == 3 else probed[0])
+            shared = matrix.ndim == 2
+            probe = _probe(matrix).expand(1 if shared else matrix.shape[0], -1)
+            probed = self._solve(probe)
+        self.singular = _is_singular(matrix, probed[0] if shared else probed)
         self._whole = not bool(self.singular.any())
         if not self._whole:
             identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

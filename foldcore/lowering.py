@@ -60,13 +60,23 @@ class Lowering:
             return solution
         n, duals = self.original.n, solution.duals
         if duals is not None:
+            # The rows t >= |Dx| stand between the linear rows and those that are not linear.
+            linear = self.original.data.n_linear
+            others = linear + 2 * (self.program.n - n)
+            rows = duals.inequality
             duals = Duals(
                 equality=duals.equality,
-                inequality=duals.inequality[:, : self.original.n_inequality],
+                inequality=torch.cat([rows[:, :linear], rows[:, others:]], dim=-1),
                 lower=duals.lower[:, :n],
                 upper=duals.upper[:, :n],
             )
         return replace(solution, primal=solution.primal[:, :n], duals=duals)
+
+    def complete_start(self, start: Solution) -> Solution:
+        """Return a warm start of the original as one of the lowered program, without its duals."""
+        if not self._terms:
+            return start
+        return replace(start, primal=self.complete(start.primal), duals=None)
 
     def _lower(self) -> SmoothProgram:
         original = self.original

@@ -129,6 +129,7 @@ class AdjointSolution:
         null_vector: For samples whose I - Φᵀ was found singular (and the system consistent), a
             random vector of its null space; zero for the others. None where none was found. The
             fold uses it to test whether Ψᵀv is unique all the same. Shape (B, s).
+        messages: Why that method, or why none, per sample; empty where there is only one.
     """
 
     adjoint: Tensor
@@ -137,3 +138,4 @@ class AdjointSolution:
     converged: Tensor
     solved_by: tuple[str, ...] = ()
     null_vector: Tensor | None = None
+    messages: tuple[str, ...] = ()

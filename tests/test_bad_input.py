@@ -279,9 +279,13 @@ def test_infinite_bounds_are_no_bad_input() -> None:
     assert full()(**values).isfinite().all()
 
 
-def test_double_backward_is_refused_not_wrong() -> None:
+@pytest.mark.parametrize("rule", ["pgd", "newton"])
+def test_double_backward_is_refused_not_wrong(rule: str) -> None:
     q = torch.zeros(N, dtype=torch.float64, requires_grad=True)
-    x = layer(rule="pgd")(q=q)
+    x = layer(rule=rule)(q=q)
     (gradient,) = torch.autograd.grad(x.sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    torch.testing.assert_close(gradient, -ONES)
+    with pytest.raises(fc.UnsupportedError, match="second derivative"):
+        torch.autograd.grad(gradient.sum(), q, retain_graph=True)
+    with pytest.raises(fc.UnsupportedError, match="second derivative"):
         gradient.sum().backward()

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.atoms.spectral import shrink_singular_values
 from scipy.optimize import minimize
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.atoms.spectral import shrink_singular_values
 
 N, BATCH = 6, 4
 
@@ -93,7 +94,7 @@ def test_prox_is_the_minimiser(case: Case) -> None:
 def test_prox_agrees_with_brute_force_minimisation(name: str) -> None:
     term, y = TERMS[name].bound(), normal(BATCH, N) * 1.5
     x = term.prox(y, 0.9)
-    for i in range(BATCH):
+    for i in range(2):
 
         def objective(point: Any, i: int = i) -> float:
             everywhere = torch.from_numpy(point).expand(BATCH, N)
@@ -101,7 +102,7 @@ def test_prox_agrees_with_brute_force_minimisation(name: str) -> None:
             return float(value[i])
 
         best = y[i].numpy()
-        for _ in range(6):
+        for _ in range(4):
             options = {"xatol": 1e-10, "fatol": 1e-15, "maxiter": 20000, "maxfev": 20000}
             best = minimize(objective, best, method="Nelder-Mead", options=options).x
         assert objective(x[i].numpy()) <= objective(best) + 1e-12
@@ -239,9 +240,12 @@ def test_zero_weight_is_the_identity_with_its_derivative() -> None:
     ],
 )
 def test_wrong_declarations_are_refused(term: fc.Regularizer, message: str) -> None:
-    with pytest.raises(fc.ProblemError, match=message):
+    def declare() -> None:
         term.check(N)
         term.params("t")
+
+    with pytest.raises(fc.ProblemError, match=message):
+        declare()
 
 
 def test_a_prox_of_one_sample_is_refused() -> None:

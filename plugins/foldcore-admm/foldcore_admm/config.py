@@ -14,9 +14,8 @@ class ADMMConfig(PluginConfig):
 
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         1.0,
-        description="Penalty ρ, in units of the objective per squared unit of Cx. auto: per "
-        "sample the geometric mean of the extreme positive eigenvalues of P over ‖C‖₂², and 1 where "
-        "P or C is zero.",
+        description="Penalty ρ, in units of the objective per squared unit of Cx. auto: tr P / tr CᵀC "
+        "per sample, 1 where P or C is zero.",
     )
     over_relaxation: float = Field(
         1.0,

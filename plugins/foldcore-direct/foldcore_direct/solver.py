@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,25 +11,26 @@ from torch import Tensor
 from foldcore import (
     AdjointSolution,
     AdjointSolver,
+    DenseSolve,
     FixedPointOperator,
     PluginConfig,
+    ScaledSystem,
     UnsupportedError,
-    solve_checked,
-    solve_square,
+    refine,
+    solve_dense,
 )
 
 from .config import DirectConfig
-from .scaling import ScaledSystem
 
 
 class DirectAdjoint(AdjointSolver):
     """Solve once, measure, and refine where the measurement asks for it.
 
     Invariant: the residual is measured by ``operator.vjp``, not by the matrix that was solved
-    with, so that a wrong ``dense`` or ``solve_transposed`` shows as not converged. Samples that
-    are not finite, or whose I - Φᵀ is singular to working precision, end as not converged with
-    v = g and its true residual, even where g lies in the range: v is then not unique, and LU would
-    pick one at random. Nothing is regularised. Samples never mix.
+    with, so that a wrong ``dense`` or ``solve_transposed`` shows as not converged. A sample whose
+    I - Φᵀ is singular to working precision gets the least-squares solution of least norm: where g
+    lies in the range it counts as converged and a ``null_vector`` comes with it, else it does not
+    converge. Nothing is regularised. Samples never mix.
 
     Where the operator offers ``solve_transposed`` that is used. Otherwise Φ is assembled, (B, s, s)
     or (s, s) where shared by the batch, which is then factored once for all samples.
@@ -54,73 +54,40 @@ class DirectAdjoint(AdjointSolver):
         with rtol at least 50 machine epsilons of the dtype.
         """
         system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
-        norm = torch.zeros_like(system.tolerance)
-        used = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
+        best = system.untouched()
         if operator.zero or not bool(system.nonzero.any()):
-            return system.report(system.cotangent, norm, used)
+            return system.report(best.adjoint, best.norm, best.products)
 
-        first = _solve_first(operator, system.cotangent)
-        solved = first.solved & first.adjoint.isfinite().all(-1)
-        adjoint = torch.where(solved.unsqueeze(-1), first.adjoint, system.cotangent)
-        # In this order g cannot be lost beside the huge v of an almost singular sample.
-        residual = system.cotangent - (adjoint - operator.vjp(adjoint))
-        used = used + (first.products + 1) * system.nonzero
-        norm = torch.where(system.nonzero, torch.linalg.vector_norm(residual, dim=-1), norm)
-        for _ in range(self.config.refine):
-            active = (norm > system.tolerance) & norm.isfinite() & solved
-            if not bool(active.any()):
-                break
-            trial = adjoint + first.inverse(residual)
-            trial = torch.where(active.unsqueeze(-1), trial, adjoint)
-            trial_residual = system.cotangent - (trial - operator.vjp(trial))
-            used = used + active
-            trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
-            better = active & (trial_norm < norm)
-            adjoint = torch.where(better.unsqueeze(-1), trial, adjoint)
-            residual = torch.where(better.unsqueeze(-1), trial_residual, residual)
-            norm = torch.where(better, trial_norm, norm)
-        answer = system.report(adjoint, norm, used)
-        return replace(answer, converged=answer.converged & (solved | ~system.nonzero))
+        first = _solve_first(operator, system)
+        usable = system.nonzero & first.adjoint.isfinite().all(-1)
+        # Nothing is known of v = g but its cotangent, so that any measured trial is better.
+        best = replace(
+            best,
+            norm=torch.where(system.nonzero, torch.inf, best.norm),
+            products=first.products,
+        )
+        trial = torch.where(usable.unsqueeze(-1), first.adjoint, system.cotangent)
+        best = best.attempt(system, operator, trial, system.nonzero)
+        regular = usable & ~first.singular
+        best = refine(operator, system, best, first.inverse, regular, self.config.refine)
+        answer = system.report(best.adjoint, best.norm, best.products)
+        found = (answer.converged & first.singular).unsqueeze(-1)
+        if not bool(found.any()):
+            return answer
+        return replace(answer, null_vector=torch.where(found, first.null_vector, 0.0))
 
 
-@dataclass(frozen=True)
-class _First:
-    """A solve with I - Φᵀ, and what it gave for g.
-
-    Attributes:
-        inverse: (B, s) -> (B, s), for further right-hand sides.
-        adjoint: Shape (B, s).
-        solved: False where I - Φᵀ is known to be singular. Shape (B,), bool.
-        products: With Φᵀ, per sample.
-    """
-
-    inverse: Callable[[Tensor], Tensor]
-    adjoint: Tensor
-    solved: Tensor
-    products: int
-
-
-def _solve_first(operator: FixedPointOperator, cotangent: Tensor) -> _First:
+def _solve_first(operator: FixedPointOperator, system: ScaledSystem) -> DenseSolve:
+    """Solve by the rule's own direct way if it knows one, else by the assembled matrix."""
     try:
-        adjoint = operator.solve_transposed(cotangent)
+        adjoint = operator.solve_transposed(system.cotangent)
     except UnsupportedError:
-        return _factorise(operator, cotangent)
-    everywhere = torch.ones_like(cotangent[:, 0], dtype=torch.bool)
-    return _First(operator.solve_transposed, adjoint, everywhere, 0)
-
-
-def _factorise(operator: FixedPointOperator, cotangent: Tensor) -> _First:
-    phi = operator.dense()
-    eye = torch.eye(operator.size, dtype=phi.dtype, device=phi.device)
-    system = eye - phi.mT
-    if operator.shared_by_batch:
-        system = system[0]
-    adjoint, singular = solve_checked(system, cotangent)
-    # An operator that knows its matrix overrides dense(); the inherited one costs s products.
-    inherited = type(operator).dense is FixedPointOperator.dense
-    return _First(
-        inverse=lambda right: solve_square(system, right),
+        return solve_dense(operator, system.cotangent, system.nonzero)
+    nothing = torch.zeros_like(adjoint)
+    return DenseSolve(
+        inverse=operator.solve_transposed,
         adjoint=adjoint,
-        solved=~singular,
-        products=operator.size if inherited else 0,
+        singular=torch.zeros_like(system.nonzero),
+        null_vector=nothing,
+        products=torch.zeros_like(system.nonzero, dtype=torch.int64),
     )

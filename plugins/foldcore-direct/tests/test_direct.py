@@ -295,16 +295,45 @@ def test_refinement_asks_no_product_of_a_sample_that_failed() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_singular_samples_are_reported_even_where_they_are_consistent(shared: bool) -> None:
-    """I - Φᵀ = diag(0, ½): v₀ is free, so any number returned for it would be made up."""
+def test_singular_samples_get_the_solution_of_least_norm(shared: bool) -> None:
+    """I - Φᵀ = diag(0, ½): v₀ is free; g₀ = 1 is out of reach."""
     matrix = torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64))
     cotangent = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
     operator = MatrixOperator(matrix if shared else matrix.repeat(3, 1, 1), batch=3)
     answer = adjoint_solver().solve(operator, cotangent)
-    assert answer.converged.tolist() == [False, False, True], "a zero cotangent asks for nothing"
-    assert torch.equal(answer.adjoint, cotangent)
-    true = adjoint_residual(matrix, answer.adjoint, cotangent)
-    assert torch.allclose(answer.residual, true)
+    assert answer.converged.tolist() == [True, False, True]
+    least = torch.tensor([[0.0, 2.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    assert torch.allclose(answer.adjoint, least, atol=1e-14)
+    assert torch.allclose(answer.residual, least.new_tensor([0.0, 1.0, 0.0]), atol=1e-14)
+    assert answer.null_vector is not None
+    assert torch.allclose(answer.null_vector.abs(), least.new_tensor([[1, 0], [0, 0], [0, 0]]))
+
+
+def test_a_singular_sample_among_regular_ones() -> None:
+    matrix, cotangent = random_matrix(3, 8, 0.9), random_cotangent(3, 8)
+    left, right = random_cotangent(1, 8, seed=3)[0], random_cotangent(1, 8, seed=4)[0]
+    regular = torch.eye(8, dtype=torch.float64) - matrix[1]
+    # I - Φ minus a rank-one matrix that takes exactly one direction out of it.
+    image = regular @ right
+    matrix[1] = matrix[1] + torch.outer(image, left @ regular) / (left @ image)
+    system = torch.eye(8, dtype=torch.float64) - matrix.mT
+    cotangent[1] = system[1] @ cotangent[1]
+    answer = adjoint_solver().solve(MatrixOperator(matrix), cotangent)
+    assert answer.converged.all()
+    assert answer.null_vector is not None
+    assert (answer.null_vector.norm(dim=-1) > 0.5).tolist() == [False, True, False]
+    null = answer.null_vector[1]
+    assert (system[1] @ null).norm() < 1e-12
+    assert abs(float(null @ answer.adjoint[1])) < 1e-10, "least norm is orthogonal to null vectors"
+    others = reference_adjoint(matrix[[0, 2]], cotangent[[0, 2]])
+    assert relative_error(answer.adjoint[[0, 2]], others) < 1e-12
+
+
+def test_regular_samples_report_no_null_vector() -> None:
+    answer = adjoint_solver().solve(
+        MatrixOperator(random_matrix(3, 8, 0.9)), random_cotangent(3, 8)
+    )
+    assert answer.null_vector is None
 
 
 def test_a_direct_way_that_returns_nan_is_reported() -> None:

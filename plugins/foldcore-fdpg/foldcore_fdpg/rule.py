@@ -28,6 +28,9 @@ from .config import FDPGConfig
 from .dual_problem import DualProblem
 from .lifting import lift_absolute, lift_general
 
+_DENSE_ROWS = 1500
+"""Up to this number of rows of D a dense D P⁻¹ Dᵀ of each sample is factored to lift a solution."""
+
 
 class FDPGRule(UpdateRule):
     """One step on the dual of a strongly convex quadratic plus g(Dx), the prox of g known."""
@@ -106,7 +109,7 @@ class _BoundFDPG(BoundRule):
             x = solution.primal
             gradient = self._program.gradient(x)
             bound = self._dual_box()
-            if bound is None:
+            if bound is None or bound.shape[-1] > _DENSE_ROWS:
                 return lift_general(self._dual, x, gradient)
             return lift_absolute(self._dual, x, gradient, bound, self._step_size)
 

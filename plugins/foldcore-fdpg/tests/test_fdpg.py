@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 
-import foldcore as fc
 import pytest
 import torch
 from foldcore_fdpg import FDPGConfig, FDPGRule, FDPGSolver, FDPGSolverConfig, fdpg_solve
 from torch import Tensor
+
+import foldcore as fc
 
 N = 12
 
@@ -96,6 +97,18 @@ def test_lifting_a_solution_gives_a_state_at_rest(noise: float) -> None:
         assert state.abs().max() <= 0.4
         assert bound.residual(state, bound.step(state)).max() < 1e-10
         assert (bound.primal(state) - solved.primal).abs().max() < 1e-10
+
+
+def test_large_images_are_lifted_without_a_dense_gram_matrix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("foldcore_fdpg.rule._DENSE_ROWS", 5)
+    monkeypatch.setattr("foldcore_fdpg.dual_problem.DualProblem.gram", None)
+    program = bind(denoiser(fc.L1(0.4, differencing(N))), 4, d=normal(4, N).cumsum(-1))
+    bound = FDPGRule(FDPGConfig()).bind(program, {})
+    solved = fdpg_solve(program, tol=1e-12)
+    state = bound.lift(fc.Solution(solved.primal, solved.status))
+    assert bound.residual(state, bound.step(state)).max() < 1e-10
 
 
 def test_lifting_a_wrong_point_is_not_at_rest() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import foldcore as fc
 import numpy as np
 import pytest
 import torch
-from foldcore.testing.reference import QPReference
 from foldcore_fdpg import FDPGRule
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.reference import QPReference
 
 SEEDS = range(12)
 

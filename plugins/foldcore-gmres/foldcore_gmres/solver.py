@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from foldcore import AdjointSolution, AdjointSolver, FixedPointOperator, PluginConfig
+from foldcore import (
+    AdjointSolution,
+    AdjointSolver,
+    FixedPointOperator,
+    PluginConfig,
+    ScaledSystem,
+    gmres_cycle,
+    run_cycles,
+)
 
 from .config import GMRESConfig
-from .cycle import run_cycle
-from .scaling import ScaledSystem
-
-STAGNATION = 0.999
-"""A cycle that leaves more than this part of the residual is the last: the next would repeat it."""
 
 
 class GMRESAdjoint(AdjointSolver):
@@ -47,39 +51,20 @@ class GMRESAdjoint(AdjointSolver):
         at least 50 machine epsilons of the dtype.
         """
         system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
-        adjoint = system.cotangent
-        norm = torch.zeros_like(system.tolerance)
-        used = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
         if operator.zero or not bool(system.nonzero.any()):
-            return system.report(adjoint, norm, used)
-
-        # The residual of v = g is g - (I - Φᵀ) g = Φᵀ g.
-        residual = operator.vjp(adjoint)
-        used = used + system.nonzero
-        norm = torch.where(system.nonzero, torch.linalg.vector_norm(residual, dim=-1), norm)
-        active = (norm > system.tolerance) & norm.isfinite()
-        while True:
-            # Each cycle needs a step and the product that measures what it achieved.
-            active = active & (used + 2 <= self.config.max_iter)
-            if not bool(active.any()):
-                return system.report(adjoint, norm, used)
-            correction, steps = run_cycle(
+            best = system.untouched()
+        else:
+            best = run_cycles(
                 operator,
-                residual,
-                norm,
-                active=active,
-                tolerance=system.tolerance,
-                budget=self.config.max_iter - 1 - used,
-                restart=self.config.restart,
+                system,
+                system.started(operator),
+                partial(
+                    gmres_cycle,
+                    operator,
+                    tolerance=system.tolerance,
+                    restart=self.config.restart,
+                ),
+                max_iter=self.config.max_iter,
+                shortest=1,
             )
-            trial = adjoint + correction
-            # In this order g cannot be lost beside a large v.
-            trial_residual = system.cotangent - (trial - operator.vjp(trial))
-            used = used + steps + active
-            trial_norm = torch.linalg.vector_norm(trial_residual, dim=-1)
-            better = active & (trial_norm < norm)
-            going = better & (trial_norm <= STAGNATION * norm)
-            adjoint = torch.where(better.unsqueeze(-1), trial, adjoint)
-            residual = torch.where(better.unsqueeze(-1), trial_residual, residual)
-            norm = torch.where(better, trial_norm, norm)
-            active = going & (norm > system.tolerance)
+        return system.report(best.adjoint, best.norm, best.products)

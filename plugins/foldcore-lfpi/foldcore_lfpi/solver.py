@@ -7,11 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foldcore import AdjointSolution, AdjointSolver, FixedPointOperator, PluginConfig
+from foldcore import (
+    AdjointSolution,
+    AdjointSolver,
+    FixedPointOperator,
+    PluginConfig,
+    ScaledSystem,
+)
 
 from .anderson import Anderson
 from .config import LFPIConfig
-from .scaling import ScaledSystem
 
 GROWTH_LIMIT = 1e6
 """A residual this many times the smallest one so far is taken as divergence: ρ(Φ) >= 1."""

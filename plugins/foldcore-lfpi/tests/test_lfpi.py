@@ -249,12 +249,13 @@ def test_a_window_of_zero_is_bitwise_the_plain_iteration() -> None:
 
 def test_later_products_do_not_touch_a_frozen_report() -> None:
     cotangent = random_cotangent(2, 6)
+    cotangent[0] = torch.linspace(0.5, 1.5, 6)  # within [1, 2) at its largest: solved unscaled
 
     class Late(MatrixOperator):
         def vjp(self, cotangent: Tensor) -> Tensor:
             product = super().vjp(cotangent)
             if self.products > 60:
-                product[0] = cotangent[0] - start
+                product[0] = cotangent[0] - start  # a residual of 0 for any iterate
             return product
 
     start = cotangent[0]

@@ -25,6 +25,7 @@ from foldcore import (
     SparseMatrix,
     UpdateRule,
     fastest_step,
+    largest_curvature,
     largest_eigenvalue,
     linearise,
     recognise_set,
@@ -130,7 +131,7 @@ class _BoundPGD(BoundRule):
     def at(self, state: Tensor) -> BoundRule:
         step_size = self._step_size
         if step_size is None:
-            step_size = _inverse(_local_curvature(self._program, state))
+            step_size = _inverse(largest_curvature(self._program, state))
         bound = self.with_step(step_size)
         if self._config.step_size != "auto":
             return bound
@@ -142,7 +143,7 @@ class _BoundPGD(BoundRule):
     def step(self, state: Tensor) -> Tensor:
         step_size = self._step_size
         if step_size is None:
-            step_size = _inverse(_local_curvature(self._program, state))
+            step_size = _inverse(largest_curvature(self._program, state))
         return self._project(state - step_size[:, None] * self._program.gradient(state))
 
     def primal(self, state: Tensor) -> Tensor:
@@ -196,28 +197,6 @@ def _projection_problem(template: QuadraticProgram) -> QuadraticProgram:
             fields[field] = value
     n = template.n
     return QuadraticProgram(P=torch.eye(n, dtype=torch.float64), q=Param(n, name="q"), **fields)  # type: ignore[arg-type]
-
-
-def _local_curvature(
-    program: SmoothProgram, point: Tensor, iterations: int = 100, rtol: float = 1e-3
-) -> Tensor:
-    """Return ‖∇²f(x)‖₂ per sample by power iteration on Hessian products. Shape (B,)."""
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(program.n, generator=generator, dtype=torch.float64)
-        vector = start.to(dtype=point.dtype, device=point.device).expand_as(point)
-        norm = point.new_zeros(point.shape[0])
-        active = torch.ones_like(norm, dtype=torch.bool)
-        for _ in range(iterations):
-            length = vector.norm(dim=-1, keepdim=True)
-            vector = vector / torch.where(length > 0, length, torch.ones_like(length))
-            vector = program.hessian_product(point, vector)
-            # A sample stops by itself: its step must not depend on how long its neighbours take.
-            previous, norm = norm, torch.where(active, vector.norm(dim=-1), norm)
-            active = active & ((norm - previous).abs() > rtol * norm)
-            if not bool(active.any()):
-                break
-        return norm
 
 
 def _inverse(curvature: Tensor) -> Tensor:

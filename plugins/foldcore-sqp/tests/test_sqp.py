@@ -11,6 +11,7 @@ import torch
 from foldcore_sqp import ScaledIdentity, SQPConfig, SQPRule
 from foldcore_sqp.convexify import convexify, is_positive_definite
 from foldcore_sqp.multipliers import StrictlyActive
+from foldcore_sqp.subproblem import without_failed
 from torch import Tensor
 
 import foldcore as fc
@@ -56,6 +57,17 @@ def solve_disc(program: fc.SmoothProgram) -> Tensor:
     downhill = c.mean(-1, keepdim=True) - c
     length = (r[:, None] - N * mean**2).sqrt()
     return mean + length * downhill / downhill.norm(dim=-1, keepdim=True)
+
+
+def saddle() -> fc.QuadraticProgram:
+    return fc.QuadraticProgram(
+        P=fc.Param(2, 2), q=fc.Param(2),
+        A=torch.tensor([[1.0, 0.0]], dtype=torch.float64), b=torch.zeros(1, dtype=torch.float64),
+    )  # fmt: skip
+
+
+def origin(program: fc.SmoothProgram) -> Tensor:
+    return torch.zeros(program.batch, program.n, dtype=torch.float64)
 
 
 def build(problem: fc.ParametricProblem, solver: object, **rule: object) -> fc.Fold:
@@ -113,6 +125,18 @@ def test_measured_jacobian_vanishes_on_random_qps_with_bounds() -> None:
         bound = layer.rule.bind(problem.bind(data, 6), layer.inner)
         state = bound.lift(solution)
         assert measured_jacobian(bound, state).abs().max() < 1e-8
+
+
+def test_convexified_steps_leave_multipliers_where_they_are() -> None:
+    """The linear term goes with the quadratic one: without it ∂λ⁺/∂x would be σ(JJᵀ)⁻¹J, not 0."""
+    layer = build(saddle(), fc.CallableSolver(origin), dual_state=True)
+    P = torch.tensor([[[-1.0, 0.5], [0.5, 1.0]]], dtype=torch.float64)
+    q = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    program = saddle().bind({**saddle().constants, "P": P, "q": q}, 1)
+    bound = layer.rule.bind(program, layer.inner)
+    state = bound.lift(fc.Solution(origin(program), (fc.Status.OPTIMAL,)))
+    assert torch.allclose(bound.step(state), state, atol=1e-12)
+    assert measured_jacobian(bound, state).abs().max() < 1e-9
 
 
 class _Counting(fc.AdjointSolver):
@@ -211,6 +235,23 @@ def test_polish_brings_a_rough_solution_to_rounding() -> None:
     assert errors[2] < 1e-10
 
 
+def test_gradient_of_a_polished_solution_uses_multipliers_of_the_polished_point() -> None:
+    """The rough point's multipliers are 1e-4 off, and a Hessian made of them with it the gradient."""
+
+    def rough(program: fc.SmoothProgram) -> Tensor:
+        x = solve_disc(program)
+        return x + 1e-4 * torch.linspace(-1, 1, N, dtype=x.dtype).cos()
+
+    more = {"fixed_point": {"polish": 3}, "kkt": {"on_violation": "ignore"}}
+    layer = build(disc(), rough, more=more)
+    given = {k: v.requires_grad_() for k, v in disc_values().items()}
+    layer(**given).pow(3).sum().backward()
+    wanted = {k: v.requires_grad_() for k, v in disc_values().items()}
+    solve_disc(bound_disc(wanted)).pow(3).sum().backward()
+    for name, value in given.items():
+        assert torch.allclose(value.grad, wanted[name].grad, rtol=1e-9, atol=1e-9), name
+
+
 def test_batch_equals_singles() -> None:
     values = disc_values()
     layer = build(disc(), solve_disc)
@@ -228,13 +269,6 @@ def test_batch_equals_singles() -> None:
             assert torch.allclose(one[0], many[i], rtol=1e-12, atol=1e-12)
 
 
-def saddle() -> fc.QuadraticProgram:
-    return fc.QuadraticProgram(
-        P=fc.Param(2, 2), q=fc.Param(2),
-        A=torch.tensor([[1.0, 0.0]], dtype=torch.float64), b=torch.zeros(1, dtype=torch.float64),
-    )  # fmt: skip
-
-
 def test_missing_second_order_sufficiency_fails_that_sample_alone() -> None:
     """x₁ = 0 is fixed, so P₂₂ decides: positive is a minimum, 0 and negative are not."""
     P = torch.tensor([[-1.0, 0.5], [0.5, 1.0]], dtype=torch.float64).repeat(4, 1, 1)
@@ -242,9 +276,6 @@ def test_missing_second_order_sufficiency_fails_that_sample_alone() -> None:
     P[3, 0, 1] = P[3, 1, 0] = 0.0
     q = torch.zeros(4, 2, dtype=torch.float64)
     q[:, 0] = 1.0
-
-    def origin(program: fc.SmoothProgram) -> Tensor:
-        return torch.zeros(program.batch, 2, dtype=torch.float64)
 
     solver = fc.CallableSolver(origin)
     layer = build(saddle(), solver, more={"on_failure": "mask"})
@@ -278,6 +309,44 @@ def test_lp_without_a_unique_solution_is_reported() -> None:
     q = torch.tensor([[1.0, 1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     with pytest.raises(fc.SolveError, match="singular update step"):
         layer(q=q)
+
+
+def test_a_multiplier_left_on_an_inactive_row_is_no_curvature() -> None:
+    """An interior-point solver leaves 1e-9 there; it would pass a singular Hessian for definite."""
+    problem = fc.QuadraticProgram(
+        q=fc.Param(3), A=torch.ones(1, 3, dtype=torch.float64),
+        b=torch.ones(1, dtype=torch.float64), lower=0.0,
+        quadratic_P=torch.eye(3, dtype=torch.float64)[None],
+        quadratic_q=torch.zeros(1, 3, dtype=torch.float64),
+        quadratic_r=torch.full((1,), 9.0, dtype=torch.float64),
+    )  # fmt: skip
+
+    def noisy(program: fc.SmoothProgram) -> fc.Solution:
+        x = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)
+        lower = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+        noise = torch.full((1, 1), 1e-9, dtype=torch.float64)
+        duals = fc.Duals(-torch.ones(1, 1, dtype=torch.float64), noise, lower, 0 * lower)
+        return fc.Solution(x, (fc.Status.OPTIMAL,), duals)
+
+    q = torch.tensor([[1.0, 1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    with pytest.raises(fc.SolveError, match="singular update step"):
+        build(problem, fc.CallableSolver(noisy))(q=q)
+
+
+def test_data_of_failed_samples_are_solved_by_no_step() -> None:
+    values = {
+        "P": torch.eye(2).repeat(2, 1, 1), "q": torch.ones(2, 2), "A": torch.ones(1, 2),
+        "b": torch.ones(2, 1), "G": torch.ones(1, 2), "h": -torch.ones(2, 1),
+        "lower": torch.ones(2, 2), "upper": torch.ones(2, 2),
+    }  # fmt: skip
+    mended = without_failed(values, torch.tensor([True, False]))
+    for name in ("q", "b"):
+        assert mended[name][0].abs().max() == 0
+    assert torch.isposinf(mended["h"][0]).all()
+    assert torch.isneginf(mended["lower"][0]).all()
+    assert torch.isposinf(mended["upper"][0]).all()
+    for name in ("q", "b", "h", "lower", "upper"):
+        assert torch.equal(mended[name][1], values[name][1])
 
 
 def test_inner_failure_fails_that_sample_alone() -> None:
@@ -338,7 +407,9 @@ def test_modes_agree_on_a_converged_problem(mode: str, dual_state: bool) -> None
         layer = build(disc(), solve_disc, dual_state=dual_state, more=more)
         start = {}
         if more.get("mode") == "unfold":
-            start["warm_start"] = fc.Solution(exact + 1e-4, (fc.Status.OPTIMAL,) * 4)
+            # Strictly inside: what is active has to be told from slacks of 1e-4.
+            inside = 0.9999 * exact + 0.0001 * values["s"][:, None] / N
+            start["warm_start"] = fc.Solution(inside, (fc.Status.OPTIMAL,) * 4)
         layer(**params, **start).pow(3).sum().backward()
         grads.append(params)
     for name in values:

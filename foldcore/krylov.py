@@ -5,19 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore import FixedPointOperator
+from .adjoint_system import Cycle
+from .interfaces.adjoint_solver import FixedPointOperator
 
 
-def run_cycle(
+def gmres_cycle(
     operator: FixedPointOperator,
     residual: Tensor,
     norm: Tensor,
-    *,
     active: Tensor,
-    tolerance: Tensor,
     budget: Tensor,
+    *,
+    tolerance: Tensor,
     restart: int,
-) -> tuple[Tensor, Tensor]:
+) -> Cycle:
     """Minimise ‖r - (I - Φᵀ) d‖₂ over d in the Krylov space of r.
 
     Invariant: the arithmetic of one sample is the same, bit for bit, whatever the others of the
@@ -28,17 +29,17 @@ def run_cycle(
     0), its budget is spent, or its new column is unusable: not finite, or without a pivot because
     the Krylov space is exhausted and I - Φᵀ singular on it. That column is dropped.
 
+    Source: Saad and Schultz, GMRES: a generalized minimal residual algorithm for solving
+    nonsymmetric linear systems, SIAM J. Sci. Stat. Comput. 7 (1986), algorithm 4.
+
     Args:
         operator: Φ.
         residual: r. Shape (B, s).
         norm: ‖r‖₂. Shape (B,).
         active: Samples to work on; the others get d = 0. Shape (B,), bool.
-        tolerance: Shape (B,).
         budget: Largest number of products per sample, >= 1 for active ones. Shape (B,), int64.
+        tolerance: Shape (B,).
         restart: Largest number of steps.
-
-    Returns:
-        d (B, s) and the number of products per sample (B,), int64.
     """
     batch, size = residual.shape
     width = min(restart, size)
@@ -85,7 +86,8 @@ def run_cycle(
             break
         basis[:, taken] = torch.where(running.unsqueeze(-1), vector / below.unsqueeze(-1), nothing)
 
-    return _combine(basis, triangle, right, taken), steps
+    correction = _combine(basis, triangle, right, taken)
+    return Cycle(correction, steps, torch.zeros_like(active))
 
 
 def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
