@@ -1,7 +1,7 @@
 """foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""
 
 from .acceleration import Accelerated, accelerate
-from .adjoint_system import Cycle, Progress, ScaledSystem, run_cycles
+from .adjoint_system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
 from .atoms import (
     L1,
     AffineSet,
@@ -29,7 +29,7 @@ from .callable_solver import CallableSolver, solver
 from .certificate import kkt_report
 from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
 from .curvature import largest_curvature, operator_norm
-from .dense_adjoint import DenseSolve, refine, solve_dense
+from .dense_adjoint import DenseSolve, refine_adjoint, solve_dense
 from .diagnostics import Diagnosis, diagnose
 from .duals import RecoveredDuals, recover_duals
 from .errors import (
@@ -99,6 +99,7 @@ __all__ = [
     "L1",
     "Accelerated",
     "AdjointError",
+    "AdjointProgress",
     "AdjointSolution",
     "AdjointSolver",
     "AdjointWarning",
@@ -115,7 +116,6 @@ __all__ = [
     "CertificateWarning",
     "Composition",
     "ConfigError",
-    "Cycle",
     "DegeneracyConfig",
     "DegenerateError",
     "DegenerateWarning",
@@ -143,6 +143,7 @@ __all__ = [
     "IterativeConfig",
     "KKTConfig",
     "KKTReport",
+    "KrylovCycle",
     "L1Ball",
     "L2Ball",
     "Lowering",
@@ -163,7 +164,6 @@ __all__ = [
     "ProblemClass",
     "ProblemError",
     "ProgramStructure",
-    "Progress",
     "ProximalTerm",
     "QuadraticData",
     "QuadraticProgram",
@@ -206,10 +206,10 @@ __all__ = [
     "recognise_set",
     "recover_duals",
     "recover_subgradient",
-    "refine",
+    "refine_adjoint",
     "ritz_values",
     "rmatvec",
-    "run_cycles",
+    "run_krylov_cycles",
     "solve_checked",
     "solve_dense",
     "solve_square",

@@ -58,20 +58,20 @@ class ScaledSystem:
         # In this order g cannot be lost beside a large v.
         return self.cotangent - (adjoint - operator.vjp(adjoint))
 
-    def untouched(self) -> Progress:
+    def untouched(self) -> AdjointProgress:
         """Return v = g as it stands before any product: exact for Φ = 0 and for g = 0."""
         norm = torch.zeros_like(self.tolerance)
         none = torch.zeros(norm.shape, dtype=torch.int64, device=norm.device)
-        return Progress(self.cotangent, torch.zeros_like(self.cotangent), norm, none)
+        return AdjointProgress(self.cotangent, torch.zeros_like(self.cotangent), norm, none)
 
-    def started(self, operator: FixedPointOperator) -> Progress:
+    def started(self, operator: FixedPointOperator) -> AdjointProgress:
         """Return v = g with its residual Φᵀg, by one product."""
         residual = operator.vjp(self.cotangent)
         norm = torch.linalg.vector_norm(residual, dim=-1)
         norm = torch.where(self.nonzero, norm, torch.zeros_like(norm))
-        return Progress(self.cotangent, residual, norm, self.nonzero.to(torch.int64))
+        return AdjointProgress(self.cotangent, residual, norm, self.nonzero.to(torch.int64))
 
-    def unsolved(self, progress: Progress) -> Tensor:
+    def unsolved(self, progress: AdjointProgress) -> Tensor:
         """Return the samples whose residual is finite and above tolerance. Shape (B,), bool."""
         return (progress.norm > self.tolerance) & progress.norm.isfinite()
 
@@ -94,7 +94,7 @@ class ScaledSystem:
 
 
 @dataclass(frozen=True)
-class Progress:
+class AdjointProgress:
     """The best iterate of every sample so far, with its true residual.
 
     Attributes:
@@ -111,7 +111,7 @@ class Progress:
 
     def attempt(
         self, system: ScaledSystem, operator: FixedPointOperator, trial: Tensor, where: Tensor
-    ) -> Progress:
+    ) -> AdjointProgress:
         """Measure a trial (B, s) by one product; it is kept where it is asked for and better.
 
         Rows outside of ``where``, (B,) bool, are not touched.
@@ -120,7 +120,7 @@ class Progress:
         residual = system.residual(operator, trial)
         norm = torch.linalg.vector_norm(residual, dim=-1)
         better = where & (norm < self.norm)
-        return Progress(
+        return AdjointProgress(
             adjoint=torch.where(better.unsqueeze(-1), trial, self.adjoint),
             residual=torch.where(better.unsqueeze(-1), residual, self.residual),
             norm=torch.where(better, norm, self.norm),
@@ -129,7 +129,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Cycle:
+class KrylovCycle:
     """What one cycle of an iterative method proposes.
 
     Attributes:
@@ -143,21 +143,21 @@ class Cycle:
     broken: Tensor
 
 
-CycleFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Cycle]
-"""(residual (B, s), norm (B,), active (B,) bool, budget of products (B,) int64) -> Cycle."""
+KrylovMethod = Callable[[Tensor, Tensor, Tensor, Tensor], KrylovCycle]
+"""(residual (B, s), norm (B,), active (B,) bool, budget of products (B,) int64) -> KrylovCycle."""
 
 
-def run_cycles(
+def run_krylov_cycles(
     operator: FixedPointOperator,
     system: ScaledSystem,
-    progress: Progress,
-    cycle: CycleFunction,
+    progress: AdjointProgress,
+    cycle: KrylovMethod,
     *,
     max_iter: Tensor | int,
     shortest: int,
     patience: int = 0,
     active: Tensor | None = None,
-) -> Progress:
+) -> AdjointProgress:
     """Repeat a restarted method from the true residual until each sample converged or is given up.
 
     Invariant: the residual that decides is the true one, recomputed by a product after each

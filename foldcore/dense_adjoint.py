@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adjoint_system import Progress, ScaledSystem
+from .adjoint_system import AdjointProgress, ScaledSystem
 from .interfaces.adjoint_solver import FixedPointOperator
 from .linalg import solve_checked, solve_square
 from .minimum_norm import minimum_norm
@@ -74,14 +74,14 @@ def solve_dense(operator: FixedPointOperator, cotangent: Tensor, samples: Tensor
         )
 
 
-def refine(
+def refine_adjoint(
     operator: FixedPointOperator,
     system: ScaledSystem,
-    progress: Progress,
+    progress: AdjointProgress,
     inverse: Callable[[Tensor], Tensor],
     samples: Tensor,
     steps: int,
-) -> Progress:
+) -> AdjointProgress:
     """Take steps of iterative refinement where a measured residual is above tolerance.
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 12.

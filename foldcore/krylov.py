@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .adjoint_system import Cycle
+from .adjoint_system import KrylovCycle
 from .interfaces.adjoint_solver import FixedPointOperator
 
 
@@ -18,7 +18,7 @@ def gmres_cycle(
     *,
     tolerance: Tensor,
     restart: int,
-) -> Cycle:
+) -> KrylovCycle:
     """Minimise ‖r - (I - Φᵀ) d‖₂ over d in the Krylov space of r.
 
     Invariant: the arithmetic of one sample is the same, bit for bit, whatever the others of the
@@ -87,7 +87,7 @@ def gmres_cycle(
         basis[:, taken] = torch.where(running.unsqueeze(-1), vector / below.unsqueeze(-1), nothing)
 
     correction = _combine(basis, triangle, right, taken)
-    return Cycle(correction, steps, torch.zeros_like(active))
+    return KrylovCycle(correction, steps, torch.zeros_like(active))
 
 
 def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

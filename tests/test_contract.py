@@ -547,9 +547,9 @@ def test_clause_8_captured_tensor_is_named() -> None:
     for name, function in planted.items():
         with pytest.raises(fc.CapturedTensorError, match=f"'{name}'"):
             fc.Problem(N, function, params)
-    with pytest.raises(fc.CapturedTensorError, match="inequality .*'hidden'"):
+    with pytest.raises(fc.CapturedTensorError, match=r"inequality .*'hidden'"):
         fc.Problem(N, lambda x: x @ x, inequality=lambda x: (hidden * x).sum().reshape(1))
-    with pytest.raises(fc.CapturedTensorError, match="equality .*'net'"):
+    with pytest.raises(fc.CapturedTensorError, match=r"equality .*'net'"):
         fc.Problem(N, lambda x: x @ x, equality=lambda x: net(x))
 
 

@@ -135,10 +135,12 @@ def test_each_sample_is_fitted_by_itself() -> None:
     """One sample with dependent rows sends no other through the slow path's rounding."""
     program, x, _ = planted(0)
     alone = fc.recover_duals(program, x).duals
-    G = program.data.G.clone()
-    G[1, 1] = G[1, 0]
+    assert isinstance(program.data.G, Tensor)
+    assert program.data.h is not None
+    G, h = program.data.G.clone(), program.data.h.clone()
+    G[1, 1], h[1, 1] = G[1, 0], h[1, 0]
     mixed = fc.SmoothProgram(
-        fc.QuadraticData(**{**vars(program.data), "G": G}),
+        fc.QuadraticData(**{**vars(program.data), "G": G, "h": h}),
         batch=B, structure=program.structure, params=program.params,
     )  # fmt: skip
     together = fc.recover_duals(mixed, x)

@@ -172,12 +172,79 @@ def test_gradients_of_solve_checked_are_finite_beside_a_singular_sample() -> Non
     assert torch.allclose(gradient[[0, 2]], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("solve", ["solve_square(m, r)", "solve_checked(m, r)[0]"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_factorisation_serves_many_right_hand_sides(
+    monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    matrix = draw(6, 6) if shared else draw(3, 6, 6)
+    calls: list[Tensor] = []
+    original = torch.linalg.lu_factor_ex
+    monkeypatch.setattr(
+        torch.linalg, "lu_factor_ex", lambda one: (calls.append(one), original(one))[1]
+    )
+    factors = linalg.factor_square(matrix)
+    for seed in (1, 2, 3):
+        right = draw(3, 6, seed=seed)
+        expected = linalg.solve_square(matrix, right)
+        assert torch.allclose(factors.solve(right), expected, rtol=1e-12, atol=1e-13)
+    assert len(calls) == 1
+    assert factors.singular.shape == matrix.shape[:-2]
+    assert not factors.singular.any()
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_factorisation_is_differentiable_twice_through_several_solves(
+    monkeypatch: pytest.MonkeyPatch, shared: bool, one_by_one: bool
+) -> None:
+    monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: one_by_one)
+    matrix = (draw(4, 4) if shared else draw(3, 4, 4)).requires_grad_()
+    right = draw(3, 4, seed=1).requires_grad_()
+
+    def twice(m: Tensor, r: Tensor) -> Tensor:
+        factors = linalg.factor_square(m)
+        return factors.solve(factors.solve(r) + r)
+
+    assert torch.autograd.gradcheck(twice, (matrix, right))
+    assert torch.autograd.gradgradcheck(twice, (matrix, right))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_factorisation_of_a_singular_sample_harms_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, one_by_one: bool
+) -> None:
+    monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: one_by_one)
+    matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
+    matrix[1, 2] = matrix[1, 1] + matrix[1, 0]
+    matrix.requires_grad_()
+    factors = linalg.factor_square(matrix)
+    assert factors.singular.tolist() == [False, True, False]
+    solution = factors.solve(right)
+    assert torch.equal(solution[1], torch.zeros(6, dtype=torch.float64))
+    alone = matrix.detach()[[0, 2]].requires_grad_()
+    expected = linalg.solve_square(alone, right[[0, 2]])
+    assert torch.allclose(solution[[0, 2]], expected, rtol=1e-12)
+    (gradient,) = torch.autograd.grad(solution.square().sum(), matrix)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), alone)
+    assert torch.equal(gradient[1], torch.zeros(6, 6, dtype=torch.float64))
+    assert torch.allclose(gradient[[0, 2]], wanted, rtol=1e-10)
+
+
+def test_factorisation_of_a_shared_singular_matrix_gives_zeros() -> None:
+    matrix = torch.ones(3, 3, dtype=torch.float64)
+    factors = linalg.factor_square(matrix)
+    assert bool(factors.singular)
+    assert torch.equal(factors.solve(draw(2, 3)), torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "solve", ["solve_square(m, r)", "solve_checked(m, r)[0]", "factor_square(m).solve(r)"]
+)
 def test_large_batches_with_two_threads_do_not_hang(solve: str) -> None:
     """oneMKL's batched LU prints "Parameter 6 was incorrect on entry to DLASWP" and never returns."""
     program = f"""
 import torch
-from foldcore import solve_checked, solve_square
+from foldcore import factor_square, solve_checked, solve_square
 torch.set_num_threads(2)
 generator = torch.Generator().manual_seed(0)
 m = torch.randn(64, 300, 300, generator=generator, dtype=torch.float64).requires_grad_()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import foldcore as fc
 from foldcore.lowering import Lowering
@@ -34,7 +33,7 @@ def lowered(declared: fc.Problem) -> tuple[fc.SmoothProgram, Lowering]:
 
 @pytest.mark.parametrize("quadratic", [True, False])
 def test_the_objective_at_complete_points_is_the_nonsmooth_one(quadratic: bool) -> None:
-    program, lowering = lowered(problem(quadratic))
+    _, lowering = lowered(problem(quadratic))
     x = torch.linspace(-1.0, 1.0, B * N, dtype=torch.float64).reshape(B, N)
     z = lowering.complete(x)
     assert z.shape == (B, N + K + N)
@@ -123,12 +122,6 @@ def test_a_learnt_weight_and_operator_reach_the_lowered_data() -> None:
     (program.objective(z).sum() + program.inequality(z).sum()).backward()
     torch.testing.assert_close(weight.grad, torch.full((2,), float(K)).double())
     assert operator.grad is not None
-
-
-def soft_threshold(program: fc.SmoothProgram) -> Tensor:
-    c, size = program.params["c"], program.n - N
-    x = c.sign() * (c.abs() - 0.25).clamp(min=0)
-    return torch.cat([x, x.abs()], -1) if size else x
 
 
 def test_a_solver_of_the_lowered_program_solves_the_original_one() -> None:

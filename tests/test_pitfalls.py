@@ -92,7 +92,7 @@ def test_reference_takes_another_method_for_a_misspelt_name() -> None:
             layer_of(**{part: wrong})
         with pytest.raises(fc.ConfigError, match=f"{part}.*max_itre"):
             layer_of(**{part: {"kind": right, "max_itre": 3}})
-    with pytest.raises(fc.ConfigError, match="fixed_point.polihs.*'polish'"):
+    with pytest.raises(fc.ConfigError, match=r"fixed_point.polihs.*'polish'"):
         layer_of(fixed_point={"polihs": 1})
 
 
@@ -131,7 +131,9 @@ def test_qpth_returns_plausible_numbers_for_infeasible_problems() -> None:
 
 
 def test_diffcp_hits_its_iteration_limit_silently() -> None:
-    layer = layer_of(adjoint={"kind": "lfpi", "max_iter": 1}, rule={"kind": "pgd", "step_size": 0.1})
+    layer = layer_of(
+        adjoint={"kind": "lfpi", "max_iter": 1}, rule={"kind": "pgd", "step_size": 0.1}
+    )
     x = layer(q=0.1 * linear(2, N).requires_grad_())
     with pytest.raises(fc.AdjointError, match="after 1 products"):
         x.sum().backward()

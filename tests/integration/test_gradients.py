@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import foldcore as fc
 import pytest
 import torch
+from torch import Tensor
+
+import foldcore as fc
 from foldcore.testing.problems import declare, random_qp
 from foldcore.testing.reference import QPReference
-from torch import Tensor
 
 for name in ("newton", "pgd", "osqp", "lfpi", "gmres", "direct"):
     pytest.importorskip(f"foldcore_{name}", reason=f"the matrix of gradients needs foldcore-{name}")
@@ -66,7 +67,9 @@ def references(data: Values, x: Tensor) -> list[QPReference]:
 def compare(data: Values, config: dict[str, Any], rtol: float, *constants: str) -> None:
     """Compare every field's gradient, in the norm of each sample, with the implicit derivative."""
     one = {k: v[0] for k, v in data.items()}
-    layer = fc.build({"problem": declare(one, set(data) - set(constants)), "solver": "osqp", **config})
+    layer = fc.build(
+        {"problem": declare(one, set(data) - set(constants)), "solver": "osqp", **config}
+    )
     leaves = {k: v.clone().requires_grad_() for k, v in data.items() if k not in constants}
     x = layer(**leaves)
     g = cotangent()

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.testing.problems import declare, random_qp
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+import foldcore as fc
+from foldcore.testing.problems import declare, random_qp
 
 for name in ("newton", "pgd", "osqp", "direct", "gmres"):
     pytest.importorskip(f"foldcore_{name}", reason=f"mixed batches are shown with foldcore-{name}")

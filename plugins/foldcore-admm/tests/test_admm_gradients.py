@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-import foldcore as fc
 import numpy as np
 import pytest
 import torch
-from foldcore.testing.problems import declare, random_qp
-from foldcore.testing.reference import QPReference
 from foldcore_admm import ADMMConfig, ADMMRule
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import declare, random_qp
+from foldcore.testing.reference import QPReference
 
 pytest.importorskip("foldcore_direct", reason="uses foldcore-direct")
 

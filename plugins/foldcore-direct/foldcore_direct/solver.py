@@ -16,7 +16,7 @@ from foldcore import (
     PluginConfig,
     ScaledSystem,
     UnsupportedError,
-    refine,
+    refine_adjoint,
     solve_dense,
 )
 
@@ -69,7 +69,7 @@ class DirectAdjoint(AdjointSolver):
         trial = torch.where(usable.unsqueeze(-1), first.adjoint, system.cotangent)
         best = best.attempt(system, operator, trial, system.nonzero)
         regular = usable & ~first.singular
-        best = refine(operator, system, best, first.inverse, regular, self.config.refine)
+        best = refine_adjoint(operator, system, best, first.inverse, regular, self.config.refine)
         answer = system.report(best.adjoint, best.norm, best.products)
         found = (answer.converged & first.singular).unsqueeze(-1)
         if not bool(found.any()):

@@ -15,7 +15,7 @@ from foldcore import (
     PluginConfig,
     ScaledSystem,
     gmres_cycle,
-    run_cycles,
+    run_krylov_cycles,
 )
 
 from .config import GMRESConfig
@@ -54,7 +54,7 @@ class GMRESAdjoint(AdjointSolver):
         if operator.zero or not bool(system.nonzero.any()):
             best = system.untouched()
         else:
-            best = run_cycles(
+            best = run_krylov_cycles(
                 operator,
                 system,
                 system.started(operator),
