@@ -34,7 +34,8 @@ def choose_solver(problem: ParametricProblem, rule: UpdateRule | None, path: str
     shown = "; ".join(reasons) or "no solver is installed that may be chosen by default"
     raise ConfigError(
         f"{path}: no installed solver can solve a problem of class "
-        f"{structure.problem_class.value} ({shown}). Install a solver package, or pass a callable. {solvers.availability()}"
+        f"{structure.problem_class.value} ({shown}). Install a solver package, or pass a callable. "
+        f"{solvers.availability()}"
     )
 
 

@@ -100,7 +100,9 @@ class SmoothProgram:
     def _like(self) -> Tensor:
         for _, value in self.data.items():
             return value if isinstance(value, Tensor) else value.values
-        return next(iter(self.params.values()))
+        for param in self.params.values():
+            return param
+        return torch.empty(0)  # nothing but constants of the user's functions: torch's defaults
 
     @property
     def dtype(self) -> torch.dtype:

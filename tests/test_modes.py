@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.testing.problems import declare, random_qp
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import declare, random_qp
 
 pytest.importorskip("foldcore_pgd", reason="iterates the rule foldcore-pgd")
 pytest.importorskip("foldcore_gmres", reason="folds with foldcore-gmres")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.testing.problems import random_qp
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import random_qp
 
 
 def random_pattern(rows: int, cols: int, nnz: int, seed: int = 0) -> tuple[Tensor, Tensor]:

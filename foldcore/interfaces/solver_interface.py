@@ -97,7 +97,7 @@ class Session(ABC):
             anything. Failures never raise.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sessions hold nothing to release
         """Release native handles. Called when the layer is gone."""
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 
-import foldcore as fc
 import numpy as np
 import pytest
 import torch
-from foldcore.testing.problems import declare, random_qp
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import declare, random_qp
 
 pytest.importorskip("foldcore_pgd", reason="measures the rule foldcore-pgd")
 pytest.importorskip("foldcore_lfpi", reason="compares with foldcore-lfpi")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.testing.problems import random_qp
-from foldcore.testing.reference import QPReference
 from foldcore_newton import NewtonConfig, NewtonRule
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import random_qp
+from foldcore.testing.reference import QPReference
 
 FIELDS = ("P", "q", "A", "b", "G", "h", "lower", "upper")
 

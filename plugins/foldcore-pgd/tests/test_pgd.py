@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import foldcore as fc
 import pytest
 import torch
-from foldcore.testing.problems import random_qp
 from foldcore_pgd import PGDConfig, PGDRule
 from torch import Tensor
+
+import foldcore as fc
+from foldcore.testing.problems import random_qp
 
 N = 6
 
@@ -123,9 +124,7 @@ def test_gradients_agree_with_the_inner_fold_and_differences(name: str, adjoint:
         direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         values = {"q": q, **data}
         with torch.no_grad():
-            up, down = (
-                layer(**{**values, key: value + s * step * direction}) for s in (1.0, -1.0)
-            )
+            up, down = (layer(**{**values, key: value + s * step * direction}) for s in (1.0, -1.0))
         slope = ((up - down) / (2 * step) * weights).sum()
         given = (closed[key] * direction).sum()
         assert abs(given - slope) <= 1e-6 * max(1.0, abs(float(slope))), key
@@ -140,9 +139,14 @@ def test_inner_step_equals_the_closed_form_step() -> None:
     class Exact:
         def solve_inner(self, values: dict[str, Tensor], *, duals: bool = False) -> fc.Solution:
             program = inner_problem.bind({**inner_problem.constants, **values}, 2)
-            x = fc.CappedSimplex(2.0, 0.6).bind(
-                {"s.total": torch.tensor(2.0).double(), "s.cap": torch.tensor(0.6).double()}, "s"
-            ).project(-program.data.q)
+            x = (
+                fc.CappedSimplex(2.0, 0.6)
+                .bind(
+                    {"s.total": torch.tensor(2.0).double(), "s.cap": torch.tensor(0.6).double()},
+                    "s",
+                )
+                .project(-program.data.q)
+            )
             return fc.Solution(x, (fc.Status.OPTIMAL,) * 2)
 
     q = torch.randn(2, N, generator=torch.Generator().manual_seed(0)).double()
