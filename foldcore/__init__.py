@@ -89,6 +89,14 @@ from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
 from .program import SmoothProgram
 from .quadratic import QuadraticProgram
 from .quadratic_data import QuadraticData
+from .sample_data import BatchData, SampleData, SparseArray
+from .sample_session import (
+    SampleAnswer,
+    SampleModel,
+    SampleSolver,
+    SampleSolverConfig,
+    SampleStart,
+)
 from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
 from .sparse import Sparse, SparseMatrix
 from .spectrum import fastest_step, ritz_values, spectral_radius
@@ -105,6 +113,7 @@ __all__ = [
     "AdjointWarning",
     "AffineSet",
     "Atom",
+    "BatchData",
     "BoundRule",
     "Box",
     "BoxHyperplane",
@@ -171,6 +180,12 @@ __all__ = [
     "RecoveredDuals",
     "RecoveredSubgradient",
     "Regularizer",
+    "SampleAnswer",
+    "SampleData",
+    "SampleModel",
+    "SampleSolver",
+    "SampleSolverConfig",
+    "SampleStart",
     "ScaledSystem",
     "Session",
     "SetAtom",
@@ -182,6 +197,7 @@ __all__ = [
     "SolveWarning",
     "Solver",
     "Sparse",
+    "SparseArray",
     "SparseMatrix",
     "StackedTerms",
     "Status",

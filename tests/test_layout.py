@@ -106,7 +106,8 @@ def test_every_plugin_has_its_tox_environment() -> None:
     listed = re.search(r"plugin-\{(.+?)\}", tox)
     assert listed is not None
     names = set(listed[1].split(","))
-    assert {plugin.name.removeprefix("foldcore-") for plugin in PLUGINS} == names
+    folders = {plugin.name.removeprefix("foldcore-") for plugin in PLUGINS}
+    assert folders == names, f"not both a folder and an environment: {sorted(folders ^ names)}"
     for name in names:
         assert f"    -e plugins/foldcore-{name}\n" in tox, f"[plugins] in tox.ini lacks {name}"
         assert f"    {name}: -e plugins/foldcore-{name}\n" in tox

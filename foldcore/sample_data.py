@@ -1,0 +1,141 @@
+"""Quadratic data of a batch as numpy arrays, converted once, and the view of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .quadratic_data import QuadraticData
+from .sparse import SparseMatrix
+
+Floats = NDArray[np.float64]
+
+_SAMPLE_DIMS = {
+    "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
+    "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SparseArray:
+    """A sparse matrix of one sample as numpy arrays; entries of equal position add up."""
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    shape: tuple[int, int]
+    values: Floats
+
+    def to_scipy(self) -> Any:
+        """Return a scipy CSC matrix."""
+        from scipy.sparse import csc_matrix  # scipy stays out of `import foldcore`
+
+        return csc_matrix((self.values, (self.rows, self.cols)), shape=self.shape)
+
+    def to_dense(self) -> Floats:
+        dense = np.zeros(self.shape)
+        np.add.at(dense, (self.rows, self.cols), self.values)
+        return dense
+
+
+Array = Floats | SparseArray
+
+
+@dataclass(frozen=True)
+class SampleData:
+    """One sample's problem: minimise ½xᵀPx + qᵀx s.t. Ax = b, Gx <= h, bounds, quadratic rows.
+
+    Attributes:
+        n: Number of variables.
+        fields: Present fields by name, float64; conventions of :class:`QuadraticData`.
+    """
+
+    n: int
+    fields: Mapping[str, Array]
+
+    def vector(self, name: str, size: int, missing: float) -> Floats:
+        """Return a vector field, or ``missing`` repeated where it is absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return np.full(size, missing)
+        return value.to_dense() if isinstance(value, SparseArray) else value
+
+    def dense(self, name: str, rows: int) -> Floats:
+        """Return a matrix field as a dense array (rows, n), zeros where absent."""
+        value = self.fields.get(name)
+        if value is None:
+            return np.zeros((rows, self.n))
+        return value.to_dense() if isinstance(value, SparseArray) else value
+
+    def sparse(self, name: str, rows: int) -> Any:
+        """Return a matrix field as a scipy CSC matrix (rows, n), empty where absent."""
+        from scipy.sparse import csc_matrix
+
+        value = self.fields.get(name)
+        if value is None:
+            return csc_matrix((rows, self.n))
+        return value.to_scipy() if isinstance(value, SparseArray) else csc_matrix(value)
+
+    def count(self, name: str) -> int:
+        """Return the number of rows of a vector field, 0 where absent."""
+        value = self.fields.get(name)
+        return 0 if value is None else int(value.shape[0])
+
+
+class BatchData:
+    """A batch's data in numpy: each field shared by all samples or one row per sample."""
+
+    def __init__(self, data: QuadraticData, batch: int) -> None:
+        self.n, self.batch = data.n, batch
+        self._arrays: dict[str, Floats] = {}
+        self._patterns: dict[str, SparseMatrix] = {}
+        for name, value in data.items():
+            if isinstance(value, SparseMatrix):
+                self._patterns[name] = value
+                self._arrays[name] = _numpy(value.values)
+            else:
+                self._arrays[name] = _numpy(value)
+
+    @cached_property
+    def batched(self) -> frozenset[str]:
+        """Names of the fields that differ by sample."""
+        return frozenset(
+            name
+            for name, array in self._arrays.items()
+            if array.ndim > (1 if name in self._patterns else _SAMPLE_DIMS[name])
+        )
+
+    def sample(self, index: int) -> SampleData:
+        """Return one sample's data; shared fields are the same objects for every sample."""
+        fields: dict[str, Array] = dict(self._shared)
+        for name in self.batched:
+            fields[name] = self._wrapped(name, self._arrays[name][index])
+        return SampleData(self.n, fields)
+
+    @cached_property
+    def _shared(self) -> dict[str, Array]:
+        return {
+            name: self._wrapped(name, array)
+            for name, array in self._arrays.items()
+            if name not in self.batched
+        }
+
+    def _wrapped(self, name: str, values: Floats) -> Array:
+        pattern = self._patterns.get(name)
+        if pattern is None:
+            return values
+        rows, cols = pattern.rows.cpu().numpy(), pattern.cols.cpu().numpy()
+        return SparseArray(rows, cols, pattern.shape, values)
+
+    def samples(self) -> Iterator[SampleData]:
+        return (self.sample(i) for i in range(self.batch))
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    array: Floats = tensor.detach().cpu().double().numpy()
+    return array

@@ -1,0 +1,269 @@
+"""Batches for solvers that know one problem at a time: a loop, or joblib over many cores."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .errors import UnsupportedError
+from .interfaces.solver_interface import IterationMap, Session, Solver
+from .plugin_config import IterativeConfig
+from .problem_base import ProgramStructure
+from .program import SmoothProgram
+from .sample_data import BatchData, Floats, SampleData
+from .solution import Duals, Solution, Status
+
+
+class SampleSolverConfig(IterativeConfig):
+    """Options of every solver that takes one sample at a time."""
+
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Samples solved at once by joblib (count); its backend is that of the user's "
+        "joblib.parallel_config. 1 is a plain loop.",
+    )
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """What a native model says of one sample.
+
+    Attributes:
+        status, message, iterations: As in :class:`Solution`.
+        x: Primal (n,), or None where there is none.
+        equality, inequality, lower, upper: Multipliers in foldcore's signs, or None where the
+            solver gives none; inequality has the rows of G, then the quadratic rows.
+    """
+
+    status: Status
+    message: str = ""
+    iterations: int = 0
+    x: Floats | None = None
+    equality: Floats | None = None
+    inequality: Floats | None = None
+    lower: Floats | None = None
+    upper: Floats | None = None
+
+
+@dataclass(frozen=True)
+class SampleStart:
+    """An earlier solution of one sample: x (n,) and multipliers, or None where unknown."""
+
+    x: Floats
+    equality: Floats | None = None
+    inequality: Floats | None = None
+    lower: Floats | None = None
+    upper: Floats | None = None
+
+
+class SampleModel(ABC):
+    """A native model for one structure, updated from sample to sample. Never pickled."""
+
+    @abstractmethod
+    def solve(
+        self, data: SampleData, changed: frozenset[str], start: SampleStart | None
+    ) -> SampleAnswer:
+        """Solve one sample.
+
+        Args:
+            data: The whole data of the sample.
+            changed: Fields that may differ from the previous call; all of them at the first.
+            start: Where to start from; without one the answer must not depend on earlier calls.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most models hold nothing to release
+        """Release native handles."""
+
+
+class SampleSolver(Solver):
+    """Base of solver plugins that solve one sample at a time.
+
+    A plugin gives :meth:`model`; batches, workers, conversion to numpy and back are done here.
+    Its config derives from :class:`SampleSolverConfig`.
+    """
+
+    config: SampleSolverConfig
+    reads_solver_threads: ClassVar[bool] = False
+    """Whether :meth:`model` honours ``single_thread``."""
+
+    @abstractmethod
+    def model(self, structure: ProgramStructure, *, single_thread: bool) -> SampleModel:
+        """Build a native model.
+
+        Args:
+            single_thread: Several workers run at once: the model shall use one thread.
+        """
+
+    def open(self, structure: ProgramStructure) -> Session:
+        return _SampleSession(self, structure)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A chunk of a batch, as it travels to a worker."""
+
+    token: str
+    solver: SampleSolver
+    structure: ProgramStructure
+    batched: frozenset[str]
+    changed: frozenset[str]
+    samples: tuple[SampleData, ...]
+    starts: tuple[SampleStart | None, ...]
+
+
+class _SampleSession(Session):
+    def __init__(self, solver: SampleSolver, structure: ProgramStructure) -> None:
+        self._solver, self._structure = solver, structure
+        self._token = os.urandom(8).hex()
+        self._model: SampleModel | None = None
+
+    def solve(
+        self,
+        program: SmoothProgram,
+        *,
+        changed: frozenset[str],
+        warm_start: Solution | None = None,
+        iteration: IterationMap | None = None,
+    ) -> Solution:
+        data = program.quadratic
+        if data is None:
+            raise UnsupportedError(
+                f"{type(self._solver).__name__}: the program is not quadratic; use a solver of its class."
+            )
+        batch = BatchData(data, program.batch)
+        starts = _starts(warm_start, program.batch)
+        task = _Task(
+            token=self._token,
+            solver=self._solver,
+            structure=self._structure,
+            batched=batch.batched,
+            changed=changed,
+            samples=tuple(batch.samples()),
+            starts=starts,
+        )
+        workers = min(self._solver.config.workers, program.batch)
+        if workers == 1:
+            if self._model is None:
+                self._model = self._solver.model(self._structure, single_thread=False)
+                task = replace(task, changed=_everything(task))
+            answers = _run(self._model, task)
+        else:
+            answers = _run_parallel(task, workers)
+        return _collect(answers, program)
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+
+def _everything(task: _Task) -> frozenset[str]:
+    return frozenset(task.samples[0].fields)
+
+
+def _run(model: SampleModel, task: _Task) -> list[SampleAnswer]:
+    changed = task.changed
+    answers = []
+    for data, start in zip(task.samples, task.starts, strict=True):
+        answers.append(model.solve(data, changed, start))
+        changed = task.batched  # what the batch shares was sent with its first sample
+    return answers
+
+
+def _run_parallel(task: _Task, workers: int) -> list[SampleAnswer]:
+    from joblib import Parallel, delayed  # stays out of `import foldcore`
+
+    bounds = np.linspace(0, len(task.samples), workers + 1).astype(int).tolist()
+    chunks = [
+        replace(task, samples=task.samples[a:b], starts=task.starts[a:b])
+        for a, b in itertools.pairwise(bounds)
+        if b > a
+    ]
+    parts = Parallel(n_jobs=workers)(delayed(_run_in_worker)(chunk) for chunk in chunks)
+    return [answer for part in parts for answer in part]
+
+
+_WORKER_MODELS: OrderedDict[tuple[str, int, int], SampleModel] = OrderedDict()
+_WORKER_LIMIT = 64
+_WORKER_LOCK = threading.Lock()
+
+
+def _run_in_worker(task: _Task) -> list[SampleAnswer]:
+    """Solve a chunk with the worker's own model, kept for the next call of the same session."""
+    key = (task.token, os.getpid(), threading.get_ident())
+    with _WORKER_LOCK:
+        model = _WORKER_MODELS.pop(key, None)
+    if model is None:
+        model = task.solver.model(task.structure, single_thread=True)
+        task = replace(task, changed=_everything(task))
+    try:
+        return _run(model, task)
+    finally:
+        with _WORKER_LOCK:
+            _WORKER_MODELS[key] = model
+            while len(_WORKER_MODELS) > _WORKER_LIMIT:
+                _WORKER_MODELS.popitem(last=False)[1].close()
+
+
+def _starts(warm_start: Solution | None, batch: int) -> tuple[SampleStart | None, ...]:
+    """Return one start per sample; a sample whose earlier solution is not finite starts cold."""
+    if warm_start is None:
+        return (None,) * batch
+    primal = _rows(warm_start.primal, batch)
+    parts: dict[str, Floats] = {}
+    if warm_start.duals is not None:
+        parts = {name: _rows(value, batch) for name, value in vars(warm_start.duals).items()}
+    return tuple(
+        SampleStart(primal[i], **{name: rows[i] for name, rows in parts.items()})
+        if np.isfinite(primal[i]).all()
+        and all(np.isfinite(rows[i]).all() for rows in parts.values())
+        else None
+        for i in range(batch)
+    )
+
+
+def _rows(tensor: Tensor, batch: int) -> Floats:
+    array: Floats = tensor.detach().cpu().double().reshape(batch, -1).numpy()
+    return array
+
+
+def _collect(answers: list[SampleAnswer], program: SmoothProgram) -> Solution:
+    like = torch.empty(0, dtype=program.dtype, device=program.device)
+    sizes = {
+        "equality": program.n_equality,
+        "inequality": program.n_inequality,
+        "lower": program.n,
+        "upper": program.n,
+    }
+
+    def stacked(name: str, size: int) -> Tensor:
+        unknown = np.full(size, np.nan)
+        rows = [unknown if (v := getattr(a, name)) is None else v for a in answers]
+        return torch.from_numpy(np.stack(rows)).to(like)
+
+    with_duals = any(a.equality is not None or a.inequality is not None for a in answers) or any(
+        a.lower is not None for a in answers
+    )
+    solved = [a for a in answers if a.status.ok]
+    complete = all(getattr(a, name) is not None for a in solved for name in sizes)
+    duals = None
+    if with_duals and complete:
+        duals = Duals(**{name: stacked(name, size) for name, size in sizes.items()})
+    return Solution(
+        primal=stacked("x", program.n),
+        status=tuple(a.status for a in answers),
+        duals=duals,
+        messages=tuple(a.message for a in answers),
+        iterations=tuple(a.iterations for a in answers),
+    )
