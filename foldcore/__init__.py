@@ -96,6 +96,9 @@ from .sample_session import (
     SampleSolver,
     SampleSolverConfig,
     SampleStart,
+    collect_answers,
+    run_chunks,
+    sample_starts,
 )
 from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
 from .sparse import Sparse, SparseMatrix
@@ -208,6 +211,7 @@ __all__ = [
     "ZeroOperator",
     "accelerate",
     "build",
+    "collect_answers",
     "diagnose",
     "factor_square",
     "fastest_step",
@@ -225,7 +229,9 @@ __all__ = [
     "refine_adjoint",
     "ritz_values",
     "rmatvec",
+    "run_chunks",
     "run_krylov_cycles",
+    "sample_starts",
     "solve_checked",
     "solve_dense",
     "solve_square",

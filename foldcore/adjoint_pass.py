@@ -70,6 +70,8 @@ class AdjointPass:
             f"{int(answer.iterations[samples].max())} products. Raise adjoint.max_iter, loosen "
             f"adjoint.rtol, or use another adjoint solver."
         )
+        if answer.messages:
+            message = f"{message} Sample {samples[0]}: {answer.messages[samples[0]]}."
         if self.policy == "raise":
             raise AdjointError(message, samples)
         if self.policy == "mask":

@@ -191,8 +191,11 @@ def _inherit(config: FoldConfig, outer: FoldConfig | None) -> FoldConfig:
     changes: dict[str, Any] = {}
     for part in ("fixed_point", "kkt"):
         own, above = getattr(config, part), getattr(outer, part)
-        if "atol" not in own.model_fields_set:
-            changes[part] = own.model_copy(update={"atol": above.atol * _INNER_FACTOR})
+        unset = set(type(own).model_fields) - own.model_fields_set - {"polish"}
+        inherited = {name: getattr(above, name) for name in unset}
+        if "atol" in inherited:
+            inherited["atol"] *= _INNER_FACTOR
+        changes[part] = own.model_copy(update=inherited)
     for policy in ("degeneracy", "on_failure", "on_adjoint_failure"):
         if policy not in config.model_fields_set:
             changes[policy] = getattr(outer, policy)

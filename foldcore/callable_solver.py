@@ -32,7 +32,9 @@ class CallableSolver(Solver):
 
     api_version = API_VERSION
     config_class = CallableConfig
-    capabilities = Capabilities(problem_classes=frozenset(ProblemClass), native_batch=True)
+    capabilities = Capabilities(
+        problem_classes=frozenset(ProblemClass), native_batch=True, regularizers=True
+    )
 
     def __init__(self, function: SolveFunction) -> None:
         self._function = PortableFunction(function)

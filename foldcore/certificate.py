@@ -84,7 +84,13 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
     complementarity = torch.minimum(
         slacks.clamp(min=0) / primal_size[:, None], multipliers.clamp(min=0) / dual_size[:, None]
     )
-    strictness = torch.maximum(slacks / primal_size[:, None], multipliers / dual_size[:, None])
+    scaled_slacks, scaled_multipliers = (
+        slacks / primal_size[:, None],
+        multipliers / dual_size[:, None],
+    )
+    strictness = torch.maximum(scaled_slacks, scaled_multipliers)
+    # Both bounds of a pinned variable count as active, and hold one direction.
+    active = (scaled_multipliers > scaled_slacks).sum(-1) - _pinned(program, x).sum(-1)
     return KKTReport(
         stationarity=_largest(lagrangian) / dual_size,
         primal=violation / primal_size,
@@ -95,8 +101,16 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
             if strictness.shape[-1]
             else torch.full_like(primal_size, float("inf"))
         ),
+        free_directions=(program.n - program.n_equality - active).to(x.dtype),
         unique_duals=unique,
     )
+
+
+def _pinned(program: SmoothProgram, x: Tensor) -> Tensor:
+    """Return the variables whose bounds coincide. Shape (B, n), bool."""
+    if program.lower is None or program.upper is None:
+        return torch.zeros_like(x, dtype=torch.bool)
+    return (program.lower == program.upper).expand_as(x)
 
 
 def _inequality_pairs(
@@ -109,17 +123,14 @@ def _inequality_pairs(
     """
     slacks, multipliers = [-inequality], [duals.inequality]
     lower, upper = program.lower, program.upper
-    pinned = None
-    if lower is not None and upper is not None:
-        pinned = (lower == upper).expand_as(x)
+    pinned = _pinned(program, x)
     for bound, gap, multiplier in (
         (lower, None if lower is None else x - lower, duals.lower),
         (upper, None if upper is None else upper - x, duals.upper),
     ):
         if bound is None or gap is None:
             continue
-        if pinned is not None:
-            multiplier = torch.where(pinned, torch.full_like(multiplier, float("inf")), multiplier)
+        multiplier = torch.where(pinned, torch.full_like(multiplier, float("inf")), multiplier)
         slacks.append(gap)
         multipliers.append(multiplier)
     return torch.cat(slacks, -1), torch.cat(multipliers, -1)
@@ -152,6 +163,7 @@ def _proximal_report(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Dual
         dual=zero,
         complementarity=complementarity,
         margin=torch.full_like(size, float("nan")),
+        free_directions=torch.full_like(size, float("nan")),
         unique_duals=torch.ones_like(size, dtype=torch.bool),
     )
     return report, program.pad_duals(None)

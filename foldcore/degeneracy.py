@@ -76,14 +76,15 @@ def check_uniqueness(
             f"with degeneracy.policy: minimum_norm.",
             ambiguous,
         )
-    if singular:
-        kind = "is the minimum-norm one" if ambiguous else "is unique all the same"
-        warnings.warn(
-            f"{subject}: the adjoint system of samples {name_samples(singular)} is singular; "
-            f"their gradient {kind}.",
-            DegenerateWarning,
-            stacklevel=2,
-        )
+    unique = [i for i in singular if i not in ambiguous]
+    for samples, kind in ((unique, "unique all the same"), (ambiguous, "the minimum-norm one")):
+        if samples:
+            warnings.warn(
+                f"{subject}: the adjoint system of samples {name_samples(samples)} is singular; "
+                f"their gradient is {kind}.",
+                DegenerateWarning,
+                stacklevel=2,
+            )
 
 
 def _has_effect(

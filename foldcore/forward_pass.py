@@ -58,14 +58,19 @@ def _ask_solver(
     structure = parts.problem.lowered_structure
     session = session_for(parts.owner, parts.solver, structure, (inputs.dtype, inputs.device))
     needs_rule = parts.solver.capabilities.needs_rule
-    if warm_start is not None and not needs_rule:
+    as_declared = needs_rule or parts.solver.capabilities.regularizers
+    if warm_start is not None and not as_declared:
         warm_start = lowering.complete_start(warm_start)
-    return session.solve(
-        lowering.original if needs_rule else lowering.program,
+    answer = session.solve(
+        lowering.original if as_declared else lowering.program,
         changed=frozenset(structure.template.varying),
         warm_start=warm_start if parts.solver.capabilities.warm_start else None,
         iteration=_iteration(parts, lowering.original) if needs_rule else None,
     )
+    if as_declared and lowering.original.regularizers:
+        # Multipliers of the declared rows are not those of the lowered program: recover them.
+        answer = replace(answer, duals=None)
+    return answer
 
 
 def _certified(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .portable import PortableFunction
+
 SampleFunction = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """(x of shape (n,), params of one sample) -> a scalar, or a vector of shape (m,)."""
 
@@ -29,6 +31,21 @@ class BatchedFunction:
         self._function = function
         self._params = dict(params)
         self._dims = {name: 0 if name in batched else None for name in self._params}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Wrapped functions are closures, which the standard pickle refuses.
+        return {**vars(self), "_function": PortableFunction(self._function)}
+
+    def sample(self, index: int) -> BatchedFunction:
+        """Return the function of one sample, as a batch of 1."""
+        return self.converted(lambda value, batched: value[index : index + 1] if batched else value)
+
+    def converted(self, convert: Callable[[Tensor, bool], Tensor]) -> BatchedFunction:
+        """Return the function with ``convert(value, is_batched)`` in place of every parameter."""
+        params = {name: convert(v, self._dims[name] == 0) for name, v in self._params.items()}
+        return BatchedFunction(
+            self._function, params, frozenset(n for n, dim in self._dims.items() if dim == 0)
+        )
 
     def wrapped(
         self,

@@ -199,11 +199,14 @@ def largest_eigenvalue(matrix: Matrix, iterations: int = 100, rtol: float = 1e-3
         start = torch.randn(n, generator=generator, dtype=torch.float64)
         vector = start.to(dtype=values.dtype, device=values.device).repeat(rows, 1)
         norm = vector.new_zeros(rows)
+        active = torch.ones_like(norm, dtype=torch.bool)
         for _ in range(iterations):
             length = vector.norm(dim=-1, keepdim=True)
             vector = vector / torch.where(length > 0, length, torch.ones_like(length))
             vector = matvec(matrix, vector)
-            previous, norm = norm, vector.norm(dim=-1)
-            if bool(((norm - previous).abs() <= rtol * norm).all()):
+            # A sample stops by itself: its step must not depend on how long its neighbours take.
+            previous, norm = norm, torch.where(active, vector.norm(dim=-1), norm)
+            active = active & ((norm - previous).abs() > rtol * norm)
+            if not bool(active.any()):
                 break
         return norm[0] if shared else norm

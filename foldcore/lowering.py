@@ -95,6 +95,7 @@ class Lowering:
             batch=original.batch,
             structure=original.structure,
             params=original.params,
+            batched=original.batched,
             objective=wrapped.get("objective"),
             equality=wrapped.get("equality"),
             inequality=wrapped.get("inequality"),
@@ -178,7 +179,13 @@ def lowered_structure(
     """
     if not _lowerable(regularizers, sets):
         _check_certifiable(structure, regularizers, sets)
-        return replace(structure, problem_class=ProblemClass.NLP)
+        left = [term for term in regularizers if not term.has_absolute_terms]
+        names = (*left, *(atom for atom in sets if not atom.has_rows))
+        return replace(
+            structure,
+            problem_class=ProblemClass.NLP,
+            without_rows=tuple(type(atom).__name__ for atom in names),
+        )
     if not regularizers:
         return structure
     template = structure.template

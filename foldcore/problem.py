@@ -303,6 +303,7 @@ class Problem(ParametricProblem):
             batch=batch,
             structure=self._structure,
             params={name: values[name] for name in self._params},
+            batched=batched,
             objective=smooth.get("objective"),
             equality=smooth.get("equality"),
             inequality=smooth.get("inequality"),

@@ -57,6 +57,8 @@ class ProgramStructure:
         has_prox: Whether it has exactly one, and that one has a proximal operator in closed form.
         has_image_prox: Whether each is g(Dx) with a proximal operator of g in closed form.
         auxiliary: Number of variables t >= |Dx| that lowering added behind the problem's own.
+        without_rows: Of a lowered structure: class names of the terms and sets that have no rows, so
+            that only solvers which know these themselves can solve it.
     """
 
     n: int
@@ -74,6 +76,7 @@ class ProgramStructure:
     has_prox: bool = False
     has_image_prox: bool = False
     auxiliary: int = 0
+    without_rows: tuple[str, ...] = ()
 
     @property
     def unconstrained(self) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .errors import UnsupportedError
 from .functions import BatchedFunction
 from .linalg import matvec, rmatvec, to_dense
 from .merge import concatenate
 from .quadratic_data import QuadraticData
+from .sample_data import SAMPLE_DIMS
 from .solution import Duals
+from .sparse import SparseMatrix
 
 if TYPE_CHECKING:
     from .atoms import Regularizer, SetAtom
@@ -31,6 +34,7 @@ class SmoothProgram:
         structure: What is known of the problem without values.
         data: The quadratic parts; P and q are None where the objective is a function.
         params: The bound parameter values by name, for solvers that know the problem.
+        batched: Names of the params that have a leading batch dimension.
         sets: The constraint atoms, bound; their rows are part of ``data`` already.
         regularizers: Nonsmooth terms of the objective, bound; not part of ``objective``.
         function_rows: Numbers of equality and inequality rows that functions contribute.
@@ -43,6 +47,7 @@ class SmoothProgram:
         batch: int,
         structure: ProgramStructure,
         params: Mapping[str, Tensor],
+        batched: frozenset[str] = frozenset(),
         objective: BatchedFunction | None = None,
         equality: BatchedFunction | None = None,
         inequality: BatchedFunction | None = None,
@@ -55,6 +60,7 @@ class SmoothProgram:
         self.batch = batch
         self.structure = structure
         self.params = params
+        self.batched = batched
         self.sets = sets
         self.regularizers = regularizers
         self._objective = objective
@@ -111,6 +117,56 @@ class SmoothProgram:
     @property
     def device(self) -> torch.device:
         return self._like().device
+
+    def sample(self, index: int) -> SmoothProgram:
+        """Return the program of one sample, as a batch of 1, for solvers that know one at a time.
+
+        Invariant: its values and derivatives at x[i:i+1] are row i of this program's at x. Shared
+        tensors stay the same objects. ``sets`` is empty: their rows are part of the data.
+
+        Args:
+            index: From 0 to B - 1.
+
+        Raises:
+            IndexError: If ``index`` is out of range.
+            UnsupportedError: If there are regularizers, or sets without rows.
+        """
+        if not 0 <= index < self.batch:
+            raise IndexError(f"sample: {index} is not in a batch of {self.batch}.")
+        return self._converted(
+            lambda value, batched: value[index : index + 1] if batched else value, batch=1
+        )
+
+    def double(self) -> SmoothProgram:
+        """Return the program in float64. Errors and ``sets`` as of :meth:`sample`."""
+        return self._converted(
+            lambda value, _: value.double() if value.is_floating_point() else value,
+            batch=self.batch,
+        )
+
+    def _converted(self, convert: Callable[[Tensor, bool], Tensor], *, batch: int) -> SmoothProgram:
+        """Return the program with ``convert(value, is_batched)`` in place of every tensor."""
+        left = [type(a).__name__ for a in self.regularizers]
+        left += [type(a).__name__ for a in self.sets if not a.has_rows]
+        if left:
+            raise UnsupportedError(
+                f"SmoothProgram: {', '.join(left)} cannot be expressed by rows of the data, and so "
+                f"not for one sample alone. Work on the whole batch, or lower the program first."
+            )
+        functions = {role: f.converted(convert) for role, f in self.functions.items()}
+        asserted = {k: (f.converted(convert), rows) for k, (f, rows) in self._asserted.items()}
+        return SmoothProgram(
+            _converted_data(self.data, convert),
+            batch=batch,
+            structure=self.structure,
+            params={name: convert(v, name in self.batched) for name, v in self.params.items()},
+            batched=self.batched,
+            objective=functions.get("objective"),
+            equality=functions.get("equality"),
+            inequality=functions.get("inequality"),
+            function_rows=self.function_rows,
+            asserted=asserted,
+        )
 
     def objective(self, x: Tensor) -> Tensor:
         """Return the smooth part of f. Shapes (B, n) -> (B,)."""
@@ -204,6 +260,13 @@ class SmoothProgram:
     def lagrangian_hessian(self, x: Tensor, duals: Duals) -> Tensor:
         """Return ∇²L in x: (n, n) where shared by the batch, else (B, n, n)."""
         value = self.hessian(x)
+        if self.data.n_quadratic or self._equality is not None or self._inequality is not None:
+            value = value + self.constraint_hessian(x, duals)
+        return value
+
+    def constraint_hessian(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return Σ ν_i ∇²h_i + Σ μ_i ∇²g_i: (n, n) where shared by the batch, else (B, n, n)."""
+        value = x.new_zeros(self.n, self.n)
         linear, quadratic = self.data.n_linear, self.data.n_quadratic
         if quadratic and self.data.quadratic_P is not None:
             pattern = "bk,kij->bij" if self.data.quadratic_P.ndim == 3 else "bk,bkij->bij"
@@ -265,3 +328,16 @@ def _stack_rows(blocks: list[Tensor], x: Tensor) -> Tensor:
     if not blocks:
         return x.new_zeros(0, x.shape[-1])
     return concatenate(blocks, dim=-2, sample_dims=2)
+
+
+def _converted_data(
+    data: QuadraticData, convert: Callable[[Tensor, bool], Tensor]
+) -> QuadraticData:
+    fields: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, SparseMatrix):
+            values = convert(value.values, value.batched)
+            fields[name] = SparseMatrix(value.rows, value.cols, value.shape, values)
+        else:
+            fields[name] = convert(value, value.ndim > SAMPLE_DIMS[name])
+    return QuadraticData(data.n, **fields)

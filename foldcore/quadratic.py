@@ -216,8 +216,15 @@ class QuadraticProgram(ParametricProblem):
 
     def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
         params = {name: values[name] for name in self.params}
+        batched = frozenset(
+            name for name, p in self.params.items() if values[name].ndim > len(p.shape)
+        )
         return SmoothProgram(
-            self.bind_data(values), batch=batch, structure=self.structure, params=params
+            self.bind_data(values),
+            batch=batch,
+            structure=self.structure,
+            params=params,
+            batched=batched,
         )
 
     def bind_data(self, values: Mapping[str, Tensor]) -> QuadraticData:

@@ -16,10 +16,11 @@ from .sparse import SparseMatrix
 
 Floats = NDArray[np.float64]
 
-_SAMPLE_DIMS = {
+SAMPLE_DIMS = {
     "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
     "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
 }  # fmt: skip
+"""Dimensions of one sample's value of each field."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class BatchData:
         return frozenset(
             name
             for name, array in self._arrays.items()
-            if array.ndim > (1 if name in self._patterns else _SAMPLE_DIMS[name])
+            if array.ndim > (1 if name in self._patterns else SAMPLE_DIMS[name])
         )
 
     def sample(self, index: int) -> SampleData:

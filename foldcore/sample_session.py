@@ -7,8 +7,10 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ from .problem_base import ProgramStructure
 from .program import SmoothProgram
 from .sample_data import BatchData, Floats, SampleData
 from .solution import Duals, Solution, Status
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class SampleSolverConfig(IterativeConfig):
@@ -109,17 +114,18 @@ class SampleSolver(Solver):
         return _SampleSession(self, structure)
 
 
+_Item = tuple[SampleData, SampleStart | None]
+
+
 @dataclass(frozen=True)
 class _Task:
-    """A chunk of a batch, as it travels to a worker."""
+    """What the chunks of a batch have in common, as it travels to workers with each of them."""
 
     token: str
     solver: SampleSolver
     structure: ProgramStructure
     batched: frozenset[str]
     changed: frozenset[str]
-    samples: tuple[SampleData, ...]
-    starts: tuple[SampleStart | None, ...]
 
 
 class _SampleSession(Session):
@@ -142,25 +148,23 @@ class _SampleSession(Session):
                 f"{type(self._solver).__name__}: the program is not quadratic; use a solver of its class."
             )
         batch = BatchData(data, program.batch)
-        starts = _starts(warm_start, program.batch)
+        items = list(zip(batch.samples(), sample_starts(warm_start, program.batch), strict=True))
         task = _Task(
             token=self._token,
             solver=self._solver,
             structure=self._structure,
             batched=batch.batched,
             changed=changed,
-            samples=tuple(batch.samples()),
-            starts=starts,
         )
         workers = min(self._solver.config.workers, program.batch)
         if workers == 1:
             if self._model is None:
                 self._model = self._solver.model(self._structure, single_thread=False)
-                task = replace(task, changed=_everything(task))
-            answers = _run(self._model, task)
+                task = replace(task, changed=_everything(items))
+            answers = _run(self._model, task, items)
         else:
-            answers = _run_parallel(task, workers)
-        return _collect(answers, program)
+            answers = run_chunks(partial(_run_in_worker, task), items, workers)
+        return collect_answers(answers, program)
 
     def close(self) -> None:
         if self._model is not None:
@@ -168,30 +172,39 @@ class _SampleSession(Session):
             self._model = None
 
 
-def _everything(task: _Task) -> frozenset[str]:
-    return frozenset(task.samples[0].fields)
+def _everything(items: Sequence[_Item]) -> frozenset[str]:
+    return frozenset(items[0][0].fields)
 
 
-def _run(model: SampleModel, task: _Task) -> list[SampleAnswer]:
+def _run(model: SampleModel, task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
     changed = task.changed
     answers = []
-    for data, start in zip(task.samples, task.starts, strict=True):
+    for data, start in items:
         answers.append(model.solve(data, changed, start))
         changed = task.batched  # what the batch shares was sent with its first sample
     return answers
 
 
-def _run_parallel(task: _Task, workers: int) -> list[SampleAnswer]:
+def run_chunks(
+    function: Callable[[Sequence[ItemT]], list[ResultT]], items: Sequence[ItemT], workers: int
+) -> list[ResultT]:
+    """Return ``function(items)``, computed in up to ``workers`` chunks at once by joblib.
+
+    Args:
+        function: Takes consecutive items and returns one result for each. It must be picklable, as
+            must items and results, where joblib's backend is one of processes.
+        items: What to work on.
+        workers: Largest number of chunks; 1 is a plain call.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        return function(items)
     from joblib import Parallel, delayed  # stays out of `import foldcore`
 
-    bounds = np.linspace(0, len(task.samples), workers + 1).astype(int).tolist()
-    chunks = [
-        replace(task, samples=task.samples[a:b], starts=task.starts[a:b])
-        for a, b in itertools.pairwise(bounds)
-        if b > a
-    ]
-    parts = Parallel(n_jobs=workers)(delayed(_run_in_worker)(chunk) for chunk in chunks)
-    return [answer for part in parts for answer in part]
+    bounds = np.linspace(0, len(items), workers + 1).astype(int).tolist()
+    chunks = [items[a:b] for a, b in itertools.pairwise(bounds)]
+    parts = Parallel(n_jobs=workers)(delayed(function)(chunk) for chunk in chunks)
+    return [result for part in parts for result in part]
 
 
 _WORKER_MODELS: OrderedDict[tuple[str, int, int], SampleModel] = OrderedDict()
@@ -199,16 +212,16 @@ _WORKER_LIMIT = 64
 _WORKER_LOCK = threading.Lock()
 
 
-def _run_in_worker(task: _Task) -> list[SampleAnswer]:
+def _run_in_worker(task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
     """Solve a chunk with the worker's own model, kept for the next call of the same session."""
     key = (task.token, os.getpid(), threading.get_ident())
     with _WORKER_LOCK:
         model = _WORKER_MODELS.pop(key, None)
     if model is None:
         model = task.solver.model(task.structure, single_thread=True)
-        task = replace(task, changed=_everything(task))
+        task = replace(task, changed=_everything(items))
     try:
-        return _run(model, task)
+        return _run(model, task, items)
     finally:
         with _WORKER_LOCK:
             _WORKER_MODELS[key] = model
@@ -216,14 +229,14 @@ def _run_in_worker(task: _Task) -> list[SampleAnswer]:
                 _WORKER_MODELS.popitem(last=False)[1].close()
 
 
-def _starts(warm_start: Solution | None, batch: int) -> tuple[SampleStart | None, ...]:
+def sample_starts(warm_start: Solution | None, batch: int) -> tuple[SampleStart | None, ...]:
     """Return one start per sample; a sample whose earlier solution is not finite starts cold."""
     if warm_start is None:
         return (None,) * batch
-    primal = _rows(warm_start.primal, batch)
+    primal = _numpy(warm_start.primal)
     parts: dict[str, Floats] = {}
     if warm_start.duals is not None:
-        parts = {name: _rows(value, batch) for name, value in vars(warm_start.duals).items()}
+        parts = {name: _numpy(value) for name, value in vars(warm_start.duals).items()}
     return tuple(
         SampleStart(primal[i], **{name: rows[i] for name, rows in parts.items()})
         if np.isfinite(primal[i]).all()
@@ -233,12 +246,16 @@ def _starts(warm_start: Solution | None, batch: int) -> tuple[SampleStart | None
     )
 
 
-def _rows(tensor: Tensor, batch: int) -> Floats:
-    array: Floats = tensor.detach().cpu().double().reshape(batch, -1).numpy()
+def _numpy(tensor: Tensor) -> Floats:
+    array: Floats = tensor.detach().cpu().double().numpy()
     return array
 
 
-def _collect(answers: list[SampleAnswer], program: SmoothProgram) -> Solution:
+def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> Solution:
+    """Return the answers of a program's samples as one solution, in the program's dtype and device.
+
+    Samples without a point are NaN. Duals are None unless every solved sample has all of its own.
+    """
     like = torch.empty(0, dtype=program.dtype, device=program.device)
     sizes = {
         "equality": program.n_equality,

@@ -63,6 +63,9 @@ class KKTReport:
         stationarity, primal, dual, complementarity: Scaled residuals. Shape (B,).
         margin: Smallest over all inequalities and bounds of max(slack, multiplier), scaled
             likewise: near 0 where strict complementarity fails; inf without inequalities. Shape (B,).
+        free_directions: Variables minus equalities and active rows and bounds; NaN where unknown. At
+            0 or less the solution is a vertex: it moves with the constraints' data alone, and its
+            gradient with respect to the objective is zero. Shape (B,).
         unique_duals: False where the active constraints' gradients are dependent. Shape (B,), bool.
     """
 
@@ -71,6 +74,7 @@ class KKTReport:
     dual: Tensor
     complementarity: Tensor
     margin: Tensor
+    free_directions: Tensor
     unique_duals: Tensor
 
     @property

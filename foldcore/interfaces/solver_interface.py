@@ -26,6 +26,8 @@ class Capabilities:
         gpu: Accepts tensors that are not on the CPU.
         warm_start: Uses ``warm_start`` when one is given.
         threads: May use several threads for one sample.
+        regularizers: Reads ``program.regularizers`` itself; ``solve`` then receives the program as
+            declared and not its lowering.
         needs_rule: Runs the update rule's own iteration; ``solve`` then receives ``iteration``.
         differentiable: Its primal carries gradients by itself, so neither rule nor adjoint is needed.
         torch_func: Works under torch.func transforms.
@@ -40,6 +42,7 @@ class Capabilities:
     gpu: bool = False
     warm_start: bool = False
     threads: bool = False
+    regularizers: bool = False
     needs_rule: bool = False
     differentiable: bool = False
     torch_func: bool = False
@@ -129,7 +132,16 @@ class Solver(ABC):
         return 0.0
 
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
-        """Return why it cannot solve problems of this structure, or None where it can."""
+        """Return why it cannot solve problems of this structure, or None where it can.
+
+        Args:
+            structure: The lowered one. Terms and sets without rows are refused, but where the
+                solver reads them (``regularizers``) or runs a rule that does (``needs_rule``).
+        """
+        as_declared = self.capabilities.needs_rule or self.capabilities.regularizers
+        if structure.without_rows and not as_declared:
+            names = ", ".join(structure.without_rows)
+            return f"{names} cannot be written as constraint rows, which is all this solver reads"
         wanted = structure.problem_class
         if wanted in self.capabilities.problem_classes:
             return None

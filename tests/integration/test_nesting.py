@@ -165,7 +165,7 @@ DEEP = {
 
 @pytest.mark.parametrize("name", DEEP)
 def test_three_levels_have_exact_gradients_and_report_every_level(data: Values, name: str) -> None:
-    """The step 0.7 keeps the middle level's Φ from vanishing, as it would for a projection of 1."""
+    """PGD's own step on a projection is 1, with Φ = 0; 0.7 gives the middle adjoint work to do."""
     solution, params = solve_and_differentiate(data, DEEP[name])
     assert set(solution.inner) == {"rule.inner", "rule.inner.rule.inner"}
     for report in solution.inner.values():

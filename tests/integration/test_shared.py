@@ -83,7 +83,9 @@ def test_every_combination_of_shared_and_batched() -> None:
         compare(layer, batched)
 
 
-@pytest.mark.parametrize("batched", [frozenset(), *ALONE, *ALL_BUT_ONE], ids="-".join)
+@pytest.mark.parametrize(
+    "batched", [frozenset(), *ALONE, *ALL_BUT_ONE], ids=lambda fields: "-".join(sorted(fields))
+)
 def test_combinations_through_an_inner_fold(batched: frozenset[str]) -> None:
     rule = {"kind": "pgd", "projection": "inner", "inner": FOLDED}
     layer = fc.build(

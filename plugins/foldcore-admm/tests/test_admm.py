@@ -223,6 +223,21 @@ def test_absent_rows_take_no_part() -> None:
         assert torch.equal(jacobian[:, :, row], torch.zeros_like(jacobian[:, :, row]))
 
 
+def test_a_pinned_variable_without_a_multiplier_stays_pinned() -> None:
+    """w equals both bounds exactly: neither w < l nor w > u, and z must not follow w."""
+    pin = torch.full((1, 1), 0.5, dtype=torch.float64)
+    data = {
+        "P": torch.full((1, 1, 1), 3.0).double(),
+        "q": -3 * pin,
+        "lower": pin,
+        "upper": pin.clone(),
+    }
+    bound = bound_rule(data, 1)
+    assert torch.equal(bound.step(pin), pin)
+    jacobian = torch.func.jacrev(bound.step)(pin).reshape(())
+    assert jacobian == pytest.approx(0.75, abs=1e-15), "1 - ρ/(P + ρ) for an active row"
+
+
 def test_failed_samples_fail_alone() -> None:
     data = random_qp(6, 5, 2, batch=3)
     clean = {k: v.clone() for k, v in data.items()}

@@ -95,7 +95,7 @@ class AutoAdjoint(AdjointSolver):
 
     def _iterate(self, operator: FixedPointOperator, record: _Record) -> None:
         config, system = self.config, record.system
-        entering = system.nonzero & ~record.served()
+        entering = system.nonzero & ~record.named("rule")
         steps = min(config.contraction_steps, config.max_iter - 1)
         record.progress, rate = contract(operator, system, record.progress, steps)
         record.note(entering, "lfpi", "Φ contracts")
@@ -129,26 +129,22 @@ class AutoAdjoint(AdjointSolver):
         dense = solve_dense(operator, system.cotangent, needed)
         before = record.progress
         # A singular sample takes the solution of least norm, whatever iteration found before.
-        open_again = suspicious & dense.singular
+        singular = dense.singular
         start = replace(
             before,
-            norm=torch.where(open_again, torch.inf, before.norm),
+            norm=torch.where(singular, torch.inf, before.norm),
             products=before.products + dense.products,
         )
-        tried = unsolved | open_again
-        after = start.attempt(system, operator, dense.adjoint, tried)
+        after = start.attempt(system, operator, dense.adjoint, unsolved | singular)
         after = refine_adjoint(
-            operator, system, after, dense.inverse, unsolved & ~dense.singular, REFINEMENTS
+            operator, system, after, dense.inverse, unsolved & ~singular, REFINEMENTS
         )
         record.progress = after
-        record.null_vector = torch.where(
-            dense.singular.unsqueeze(-1), dense.null_vector, record.null_vector
-        )
-        record.note(unsolved & ~dense.singular, "lu", "I - Φᵀ is regular")
-        singular = tried & dense.singular
+        record.null_vector = torch.where(needed.unsqueeze(-1), dense.null_vector, 0.0)
+        record.note(unsolved & ~singular, "lu", "I - Φᵀ is regular")
         record.note(singular, "minimum_norm", "I - Φᵀ is singular and g lies in its range")
         record.failed(singular, "I - Φᵀ is singular and g does not lie in its range")
-        record.failed(unsolved & ~dense.singular, "LU was not accurate enough")
+        record.failed(unsolved & ~singular, "LU was not accurate enough")
 
     def _probe(self, operator: FixedPointOperator, record: _Record) -> Tensor:
         """Return the samples served by iteration whose I - Φᵀ may be singular. Shape (B,), bool."""
@@ -161,6 +157,7 @@ class AutoAdjoint(AdjointSolver):
             rtol=self.config.rtol,
             restart=self.config.restart,
             max_iter=self.config.max_iter,
+            polish=operator.size > self.config.dense_limit,
         )
         progress = record.progress
         record.progress = replace(progress, products=progress.products + probe.products)

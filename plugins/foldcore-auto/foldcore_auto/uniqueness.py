@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,13 @@ class NullSpaceProbe:
 
 
 def probe_null_space(
-    operator: FixedPointOperator, samples: Tensor, *, rtol: float, restart: int, max_iter: int
+    operator: FixedPointOperator,
+    samples: Tensor,
+    *,
+    rtol: float,
+    restart: int,
+    max_iter: int,
+    polish: bool,
 ) -> NullSpaceProbe:
     """Solve (I - Φᵀ) w = (I - Φᵀ) u for a random u from w = 0, and look at n = u - w.
 
@@ -46,6 +52,8 @@ def probe_null_space(
         operator: Φ.
         samples: Those to look at. Shape (B,), bool.
         rtol, restart, max_iter: Of the solve.
+        polish: Solve on to rounding error where something is left, so that the null vector is
+            accurate enough to be used itself.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(operator.size, generator=generator, dtype=torch.float64)
@@ -57,11 +65,23 @@ def probe_null_space(
     norm = torch.linalg.vector_norm(system.cotangent, dim=-1)
     origin = AdjointProgress(nothing, system.cotangent, norm, samples.to(torch.int64))
     found = krylov(operator, system, origin, restart=restart, max_iter=max_iter)
-    left = torch.where(samples.unsqueeze(-1), start - found.adjoint * system.scale[:, None], 0.0)
-    length = torch.linalg.vector_norm(left, dim=-1)
+    left, length = _remainder(system, start, found)
+    suspicious = samples & (length > _LEFT / operator.size**0.5)
+    if polish and bool(suspicious.any()):
+        floor = ScaledSystem.of(right, 0.0, 0.0).tolerance
+        system = replace(system, tolerance=torch.where(suspicious, floor, torch.inf))
+        found = krylov(operator, system, found, restart=restart, max_iter=2 * max_iter)
+        left, length = _remainder(system, start, found)
     # (I - Φᵀ)(u - w) is the residual of w.
     flatness = found.norm * system.scale / length
-    suspicious = samples & (length > _LEFT / operator.size**0.5)
     null = suspicious & (flatness <= _NULL)
     unit = torch.where(null.unsqueeze(-1), left / length.unsqueeze(-1), nothing)
     return NullSpaceProbe(suspicious, unit, found.products)
+
+
+def _remainder(
+    system: ScaledSystem, start: Tensor, found: AdjointProgress
+) -> tuple[Tensor, Tensor]:
+    """Return n = u - w and its length. Rows that were not looked at are 0 on both sides."""
+    left = start - found.adjoint * system.scale.unsqueeze(-1)
+    return left, torch.linalg.vector_norm(left, dim=-1)

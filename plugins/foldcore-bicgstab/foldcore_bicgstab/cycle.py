@@ -95,7 +95,8 @@ def _independent(product: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return where an inner product is not lost in rounding: no breakdown. Shape (B,), bool."""
     lengths = torch.linalg.vector_norm(first, dim=-1) * torch.linalg.vector_norm(second, dim=-1)
     floor = BREAKDOWN * torch.finfo(product.dtype).eps * lengths
-    return product.isfinite() & lengths.isfinite() & (product.abs() > floor)
+    independent: Tensor = product.isfinite() & lengths.isfinite() & (product.abs() > floor)
+    return independent
 
 
 def _better(

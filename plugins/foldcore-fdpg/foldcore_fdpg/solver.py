@@ -83,7 +83,7 @@ class FDPGSolver(Solver):
 
 class _FDPGSession(Session):
     def __init__(self, config: FDPGSolverConfig) -> None:
-        self._config = config
+        self.config: FDPGSolverConfig = config
 
     def solve(
         self,
@@ -93,7 +93,7 @@ class _FDPGSession(Session):
         warm_start: Solution | None = None,
         iteration: IterationMap | None = None,
     ) -> Solution:
-        config = self._config
+        config = self.config
         return _solve(program, rtol=config.rtol, atol=config.atol, max_iter=config.max_iter)
 
 

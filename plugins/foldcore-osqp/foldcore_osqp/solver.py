@@ -39,11 +39,11 @@ class OSQPSolver(Solver):
     )
 
     def __init__(self, config: OSQPConfig) -> None:
-        self._config = config
+        self.config: OSQPConfig = config
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:
         return 20.0 if structure.problem_class in cls.capabilities.problem_classes else 0.0
 
     def open(self, structure: ProgramStructure) -> Session:
-        return OSQPSession(self._config, structure)
+        return OSQPSession(self.config, structure)

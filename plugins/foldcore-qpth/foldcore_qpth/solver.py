@@ -42,7 +42,7 @@ class QpthSolver(Solver):
     )
 
     def __init__(self, config: QpthConfig) -> None:
-        self._config = config
+        self.config: QpthConfig = config
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:
@@ -58,4 +58,4 @@ class QpthSolver(Solver):
         return reason
 
     def open(self, structure: ProgramStructure) -> Session:
-        return QpthSession(self._config)
+        return QpthSession(self.config)
