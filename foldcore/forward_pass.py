@@ -105,4 +105,5 @@ def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:
         residual=bound.residual,
         primal=bound.primal,
         duals=bound.duals,
+        failed=bound.failed,
     )

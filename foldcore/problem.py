@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .atoms import Regularizer, SetAtom
+from .declaration import Bound, Declaration
 from .errors import ProblemError, RecognitionError
 from .extraction import Extracted, constant_values, extract
 from .functions import BatchedFunction
@@ -23,10 +24,9 @@ from .program import SmoothProgram
 from .quadratic import QuadraticProgram
 from .quadratic_data import QuadraticData
 from .solution import Duals
-from .user_function import MODULE, UserFunction
+from .user_function import UserFunction
 
 Function = Callable[..., Tensor]
-Bound = float | Tensor | Param | None
 
 _ALLOWED: dict[str, frozenset[ProblemClass]] = {
     "lp": frozenset({ProblemClass.LP}),
@@ -89,23 +89,19 @@ class Problem(ParametricProblem):
         self._n = n
         self._module = module
         self._sets, self._regularizers = tuple(constraints), tuple(regularizers)
-        self._bounds = {
-            name: _as_bound(name, bound, n)
-            for name, bound in (("lower", lower), ("upper", upper))
-            if bound is not None
-        }
-        self._atoms = self._name_atoms()
-        self._params = self._collect_params(dict(params or {}))
+        bounds = {"lower": lower, "upper": upper}
+        self._declared = Declaration(
+            n, params or {}, bounds, self._sets, self._regularizers, module
+        )
         self._functions = self._wrap(
             {"objective": objective, "equality": equality, "inequality": inequality}
         )
-        self._atom_constants = self._collect_atom_constants()
-        example = self._example()
+        example = self._declared.example()
         for function in self._functions.values():
             function.check(torch.full((n,), 0.5, dtype=torch.float64), example)
         self._extracted: dict[str, Extracted] = {}
         reasons = self._recognise(example, asserted=structure is not None)
-        self._constants = dict(self._atom_constants)
+        self._constants = dict(self._declared.constants)
         for role, extracted in self._extracted.items():
             self._constants.update(constant_values(role, extracted, example))
         self._structure = self._describe(example, convex, "; ".join(reasons))
@@ -123,70 +119,13 @@ class Problem(ParametricProblem):
 
     # Set-up
 
-    def _collect_params(self, declared: dict[str, Param]) -> dict[str, Param]:
-        for name, param in declared.items():
-            if not isinstance(param, Param):
-                raise ProblemError(
-                    f"Problem: params[{name!r}] is a {type(param).__name__}, expected a Param."
-                )
-            if not name.isidentifier() or name in (MODULE, "x"):
-                raise ProblemError(f"Problem: {name!r} is no usable parameter name.")
-        found = dict(declared)
-        extra: list[tuple[str, Param]] = [
-            (bound.name or name, bound)
-            for name, bound in self._bounds.items()
-            if isinstance(bound, Param)
-        ]
-        for prefix, atom in self._atoms.items():
-            extra.extend(atom.params(prefix).items())
-        for name, param in extra:
-            if found.setdefault(name, param) is not param:
-                raise ProblemError(
-                    f"Problem: parameter name {name!r} is used twice; give one of them "
-                    f"Param(..., name=...)."
-                )
-        return found
-
-    def _name_atoms(self) -> dict[str, SetAtom | Regularizer]:
-        atoms: dict[str, SetAtom | Regularizer] = {}
-        atoms.update({f"set{i}": atom for i, atom in enumerate(self._sets)})
-        atoms.update({f"regularizer{i}": atom for i, atom in enumerate(self._regularizers)})
-        for atom in atoms.values():
-            atom.check(self._n)
-        return atoms
-
     def _wrap(self, given: Mapping[str, Function | None]) -> dict[str, UserFunction]:
-        declared = frozenset(self._params)
+        declared = frozenset(self._declared.params)
         return {
             role: UserFunction(role, function, declared, self._module)
             for role, function in given.items()
             if function is not None
         }
-
-    def _collect_atom_constants(self) -> dict[str, Tensor]:
-        constants = {
-            name: bound for name, bound in self._bounds.items() if isinstance(bound, Tensor)
-        }
-        for prefix, atom in self._atoms.items():
-            constants.update(atom.constants(prefix))
-        return constants
-
-    def _example(self) -> dict[str, Tensor]:
-        """Return positive values for all parameters; nothing that is concluded depends on them."""
-        values: dict[str, Tensor] = dict(self._atom_constants)
-        for name, param in self._params.items():
-            count = int(torch.Size(param.shape).numel())
-            value = torch.linspace(0.5, 1.0, count, dtype=torch.float64).reshape(param.shape)
-            if param.psd:
-                value = torch.eye(param.shape[-1], dtype=torch.float64).expand(param.shape)
-            values[name] = value
-        for name, module in self.modules.items():
-            for key, state in (*module.named_parameters(), *module.named_buffers()):
-                detached = state.detach()
-                values[f"{name}.{key}"] = (
-                    detached.double() if detached.is_floating_point() else detached
-                )
-        return values
 
     def _recognise(self, example: Mapping[str, Tensor], asserted: bool) -> list[str]:
         reasons: list[str] = []
@@ -223,7 +162,9 @@ class Problem(ParametricProblem):
             smooth_constraints=bool(smooth - {"objective"}),
             reason=reason,
             sets=tuple(type(atom).__name__ for atom in self._sets),
-            only_set=len(self._sets) == 1 and not self._bounds and len(self._functions) == 1,
+            only_set=len(self._sets) == 1
+            and not self._declared.bounds
+            and len(self._functions) == 1,
             has_regularizers=bool(self._regularizers),
             has_prox=len(self._regularizers) == 1 and self._regularizers[0].has_prox,
             has_image_prox=bool(self._regularizers)
@@ -240,7 +181,9 @@ class Problem(ParametricProblem):
             for piece in extracted.pieces
             if piece.depends
         }
-        varying |= {name for name, bound in self._bounds.items() if isinstance(bound, Param)}
+        varying |= {
+            name for name, bound in self._declared.bounds.items() if isinstance(bound, Param)
+        }
         for atom in self._sets:
             if atom.has_rows:
                 varying |= set(atom.declared_rows(self._n).varying)
@@ -254,7 +197,7 @@ class Problem(ParametricProblem):
 
     @property
     def params(self) -> Mapping[str, Param]:
-        return self._params
+        return self._declared.params
 
     @property
     def constants(self) -> Mapping[str, Tensor]:
@@ -262,7 +205,7 @@ class Problem(ParametricProblem):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        return {} if self._module is None else {MODULE: self._module}
+        return self._declared.modules
 
     @property
     def structure(self) -> ProgramStructure:
@@ -273,15 +216,12 @@ class Problem(ParametricProblem):
         return self._lowered_structure
 
     def may_be_infinite(self, name: str) -> bool:
-        bounds = {
-            bound.name or field for field, bound in self._bounds.items() if isinstance(bound, Param)
-        }
-        return name in bounds or any(atom.may_be_infinite(name) for atom in self._atoms.values())
+        return self._declared.may_be_infinite(name)
 
     def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
         batched = frozenset(
             name
-            for name, param in self._params.items()
+            for name, param in self._declared.params.items()
             if values[name].ndim == len(param.shape) + 1
         )
         functions = {
@@ -297,12 +237,12 @@ class Problem(ParametricProblem):
         template = self._structure.template
         linear = [0 if v is None else int(v.shape[0]) for v in (template.b, template.h)]
         curved = 0 if template.quadratic_r is None else int(template.quadratic_r.shape[0])
-        atoms = self._bound_atoms(values)
+        atoms = self._declared.bound_atoms(values)
         return SmoothProgram(
             self._bind_data(values, batched),
             batch=batch,
             structure=self._structure,
-            params={name: values[name] for name in self._params},
+            params={name: values[name] for name in self._declared.params},
             batched=batched,
             objective=smooth.get("objective"),
             equality=smooth.get("equality"),
@@ -320,9 +260,6 @@ class Problem(ParametricProblem):
             },
         )
 
-    def _bound_atoms(self, values: Mapping[str, Tensor]) -> list[SetAtom | Regularizer]:
-        return [atom.bind(values, prefix) for prefix, atom in self._atoms.items()]
-
     def _bind_data(self, values: Mapping[str, Tensor], batched: frozenset[str]) -> QuadraticData:
         parts = []
         for role, extracted in self._extracted.items():
@@ -333,12 +270,9 @@ class Problem(ParametricProblem):
                 for piece in extracted.pieces
             }
             parts.append(QuadraticData(n=self._n, **found))
-        bounds = {
-            name: values[(bound.name or name) if isinstance(bound, Param) else name]
-            for name, bound in self._bounds.items()
-        }
+        bounds = self._declared.bound_values(values)
         parts.append(QuadraticData(n=self._n, **bounds))
-        for atom in self._bound_atoms(values):
+        for atom in self._declared.bound_atoms(values):
             if isinstance(atom, SetAtom) and atom.has_rows:
                 parts.append(atom.rows(self._n))
         return merge_data(self._n, parts)
@@ -396,17 +330,6 @@ def _rebuild(
         structure=structure,
         convex=convex,
     )
-
-
-def _as_bound(name: str, bound: float | Tensor | Param, n: int) -> Tensor | Param:
-    if isinstance(bound, (int, float)):
-        bound = torch.full((n,), float(bound), dtype=torch.float64)
-    if tuple(bound.shape) != (n,):
-        raise ProblemError(f"Problem: {name} has shape {tuple(bound.shape)}, expected ({n},).")
-    if isinstance(bound, Tensor) and (bool(bound.isnan().any()) or bound.requires_grad):
-        what = "needs a gradient; declare it as a Param" if bound.requires_grad else "contains NaN"
-        raise ProblemError(f"Problem: {name} {what}.")
-    return bound
 
 
 def _classify(base: ProgramStructure, data: QuadraticData, convex: bool | None) -> ProblemClass:

@@ -22,6 +22,8 @@ SAMPLE_DIMS = {
 }  # fmt: skip
 """Dimensions of one sample's value of each field."""
 
+_MAY_BE_INFINITE = frozenset({"h", "lower", "upper", "quadratic_r"})
+
 
 @dataclass(frozen=True)
 class SparseArray:
@@ -54,10 +56,12 @@ class SampleData:
     Attributes:
         n: Number of variables.
         fields: Present fields by name, float64; conventions of :class:`QuadraticData`.
+        unsound: Names of the fields that hold NaN, or inf where that does not mean absent.
     """
 
     n: int
     fields: Mapping[str, Array]
+    unsound: tuple[str, ...] = ()
 
     def vector(self, name: str, size: int, missing: float) -> Floats:
         """Return a vector field, or ``missing`` repeated where it is absent."""
@@ -116,7 +120,22 @@ class BatchData:
         fields: dict[str, Array] = dict(self._shared)
         for name in self.batched:
             fields[name] = self._wrapped(name, self._arrays[name][index])
-        return SampleData(self.n, fields)
+        unsound = tuple(
+            name for name, rows in self._unsound.items() if (rows[index] if rows.ndim else rows)
+        )
+        return SampleData(self.n, fields, unsound)
+
+    @cached_property
+    def _unsound(self) -> dict[str, NDArray[np.bool_]]:
+        """Fields with unsound numbers: True where shared, else a mask of the samples."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        for name, array in self._arrays.items():
+            wrong = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
+            if not wrong.any():
+                continue
+            whole = name not in self.batched
+            found[name] = np.asarray(wrong.any() if whole else wrong.reshape(self.batch, -1).any(1))
+        return found
 
     @cached_property
     def _shared(self) -> dict[str, Array]:

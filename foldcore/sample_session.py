@@ -7,7 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -82,7 +82,7 @@ class SampleModel(ABC):
         """Solve one sample.
 
         Args:
-            data: The whole data of the sample.
+            data: The whole data of the sample; sound, see :attr:`SampleData.unsound`.
             changed: Fields that may differ from the previous call; all of them at the first.
             start: Where to start from; without one the answer must not depend on earlier calls.
         """
@@ -158,13 +158,18 @@ class _SampleSession(Session):
         )
         workers = min(self._solver.config.workers, program.batch)
         if workers == 1:
-            if self._model is None:
-                self._model = self._solver.model(self._structure, single_thread=False)
-                task = replace(task, changed=_everything(items))
-            answers = _run(self._model, task, items)
+            answers = self._run_here(task, items)
         else:
             answers = run_chunks(partial(_run_in_worker, task), items, workers)
         return collect_answers(answers, program)
+
+    def _run_here(self, task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
+        if _all_unsound(items):
+            return [_refused(data) for data, _ in items]
+        if self._model is None:
+            self._model = self._solver.model(self._structure, single_thread=False)
+            task = replace(task, changed=_everything(items))
+        return _run(self._model, task, items)
 
     def close(self) -> None:
         if self._model is not None:
@@ -176,10 +181,23 @@ def _everything(items: Sequence[_Item]) -> frozenset[str]:
     return frozenset(items[0][0].fields)
 
 
+def _all_unsound(items: Sequence[_Item]) -> bool:
+    """Return whether no sample can be sent: a model built now would miss its constants."""
+    return all(data.unsound for data, _ in items)
+
+
+def _refused(data: SampleData) -> SampleAnswer:
+    names = ", ".join(data.unsound)
+    return SampleAnswer(Status.NUMERICAL, f"the data contain NaN or inf: {names}")
+
+
 def _run(model: SampleModel, task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
     changed = task.changed
     answers = []
     for data, start in items:
+        if data.unsound:  # solvers loop for ever on NaN, or call it optimal
+            answers.append(_refused(data))
+            continue
         answers.append(model.solve(data, changed, start))
         changed = task.batched  # what the batch shares was sent with its first sample
     return answers
@@ -214,6 +232,8 @@ _WORKER_LOCK = threading.Lock()
 
 def _run_in_worker(task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
     """Solve a chunk with the worker's own model, kept for the next call of the same session."""
+    if _all_unsound(items):
+        return [_refused(data) for data, _ in items]
     key = (task.token, os.getpid(), threading.get_ident())
     with _WORKER_LOCK:
         model = _WORKER_MODELS.pop(key, None)
@@ -254,7 +274,8 @@ def _numpy(tensor: Tensor) -> Floats:
 def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> Solution:
     """Return the answers of a program's samples as one solution, in the program's dtype and device.
 
-    Samples without a point are NaN. Duals are None unless every solved sample has all of its own.
+    Samples without a point are NaN; NaN or inf under a good status make it NUMERICAL. Duals are
+    None unless every solved sample has all of its own.
     """
     like = torch.empty(0, dtype=program.dtype, device=program.device)
     sizes = {
@@ -263,24 +284,39 @@ def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> 
         "lower": program.n,
         "upper": program.n,
     }
-
-    def stacked(name: str, size: int) -> Tensor:
-        unknown = np.full(size, np.nan)
-        rows = [unknown if (v := getattr(a, name)) is None else v for a in answers]
-        return torch.from_numpy(np.stack(rows)).to(like)
-
-    with_duals = any(a.equality is not None or a.inequality is not None for a in answers) or any(
-        a.lower is not None for a in answers
-    )
-    solved = [a for a in answers if a.status.ok]
-    complete = all(getattr(a, name) is not None for a in solved for name in sizes)
-    duals = None
-    if with_duals and complete:
-        duals = Duals(**{name: stacked(name, size) for name, size in sizes.items()})
+    complete = [all(getattr(a, name) is not None for name in sizes) for a in answers]
+    arrays = {"x": _stacked(answers, "x", program.n)}
+    if any(complete) and all(
+        known or not a.status.ok for a, known in zip(answers, complete, strict=True)
+    ):
+        arrays.update({name: _stacked(answers, name, size) for name, size in sizes.items()})
+    answers = _without_nonfinite(answers, arrays)
+    tensors = {name: torch.from_numpy(array).to(like) for name, array in arrays.items()}
+    primal = tensors.pop("x")
     return Solution(
-        primal=stacked("x", program.n),
+        primal=primal,
         status=tuple(a.status for a in answers),
-        duals=duals,
+        duals=Duals(**tensors) if tensors else None,
         messages=tuple(a.message for a in answers),
         iterations=tuple(a.iterations for a in answers),
     )
+
+
+def _stacked(answers: Sequence[SampleAnswer], name: str, size: int) -> Floats:
+    values = [getattr(a, name) for a in answers]
+    if any(value is None for value in values):
+        unknown = np.full(size, np.nan)
+        values = [unknown if value is None else value for value in values]
+    return np.array(values, dtype=np.float64)
+
+
+def _without_nonfinite(
+    answers: Sequence[SampleAnswer], arrays: Mapping[str, Floats]
+) -> list[SampleAnswer]:
+    finite = [np.isfinite(array).all(-1) for array in arrays.values()]
+    return [
+        replace(a, status=Status.NUMERICAL, message=f"{a.message}, but with NaN or inf")
+        if a.status.ok and not good
+        else a
+        for a, good in zip(answers, np.logical_and.reduce(finite).tolist(), strict=True)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -66,21 +68,27 @@ class _IterateSession(Session):
             raise TypeError("iterate: called without an iteration; it declares needs_rule.")
         with torch.no_grad():
             start = None if warm_start is None else warm_start.primal
-            state, done, count = self._run(iteration, iteration.start(start))
-            primal = iteration.primal(state)
-            duals = iteration.duals(state)
-        finite = torch.isfinite(state).all(-1)
+            run = self._run(iteration, iteration.start(start))
+            primal = iteration.primal(run.state)
+            duals = iteration.duals(run.state)
+        reasons = {
+            Status.OPTIMAL: "",
+            Status.ITERATION_LIMIT: f"no fixed point after {self._config.max_iter} steps",
+            Status.NUMERICAL: "the update step is singular, or the iteration diverged to inf",
+        }
+        status = tuple(
+            Status.NUMERICAL if dead else Status.OPTIMAL if met else Status.ITERATION_LIMIT
+            for dead, met in zip(run.dead.tolist(), run.done.tolist(), strict=True)
+        )
         return Solution(
             primal=primal,
             duals=duals,
-            status=tuple(
-                Status.NUMERICAL if not ok else Status.OPTIMAL if met else Status.ITERATION_LIMIT
-                for ok, met in zip(finite.tolist(), done.tolist(), strict=True)
-            ),
-            iterations=tuple(count.tolist()),
+            status=status,
+            messages=tuple(reasons[one] for one in status),
+            iterations=tuple(run.count.tolist()),
         )
 
-    def _run(self, iteration: IterationMap, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, iteration: IterationMap, state: Tensor) -> _Run:
         floor = 100 * torch.finfo(state.dtype).eps
         rtol, atol = max(self._config.rtol, floor), max(self._config.atol, floor)
         done = torch.zeros(state.shape[0], dtype=torch.bool, device=state.device)
@@ -96,6 +104,19 @@ class _IterateSession(Session):
             state = torch.where(active[:, None], updated, state)
             done = done | (active & (residual <= atol + rtol * size))
             dead = dead | ~torch.isfinite(residual)
+            failed = iteration.failed()
+            if failed is not None:
+                dead = dead | (failed & ~done)
             if bool((done | dead).all()):
                 break
-        return state, done, count
+        return _Run(state, done, dead, count)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Outcome per sample: last state (B, s), converged, given up, steps taken (B,)."""
+
+    state: Tensor
+    done: Tensor
+    dead: Tensor
+    count: Tensor

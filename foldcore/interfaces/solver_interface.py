@@ -60,6 +60,7 @@ class IterationMap:
         residual: (z, U(z)) -> scaled residual (B,).
         primal: z -> x (B, n).
         duals: z -> Duals or None.
+        failed: Samples whose last step could not be evaluated, (B,) bool, or None.
     """
 
     start: Callable[[Tensor | None], Tensor]
@@ -67,6 +68,7 @@ class IterationMap:
     residual: Callable[[Tensor, Tensor], Tensor]
     primal: Callable[[Tensor], Tensor]
     duals: Callable[[Tensor], Duals | None]
+    failed: Callable[[], Tensor | None]
 
 
 class Session(ABC):

@@ -23,10 +23,8 @@ _STATUS: dict[HighsModelStatus, Status] = {
     HighsModelStatus.kTimeLimit: Status.TIME_LIMIT,
 }
 
-PROXIMAL_WEIGHT = 1e-7
-"""Weight of the proximal term, relative to the largest entry of P; HiGHS's own regularisation."""
-
-PROXIMAL_STEPS = 5
+PROXIMAL_WEIGHTS = (1e-7, 1e-9, 1e-11, 1e-12, 1e-12, 1e-12)
+"""Weights δ of the proximal steps, relative to the largest entry of P; the first is HiGHS's own."""
 
 
 class HighsError(Exception):
@@ -46,7 +44,7 @@ class HighsModel(SampleModel):
     ) -> None:
         self._config = config
         self._known_convex = structure.convex is True
-        self._native = highspy.Highs()
+        self._native = highspy.Highs()  # type: ignore[no-untyped-call]
         self._pending: frozenset[str] = frozenset()
         self._built = False
         self._hessian = csc_matrix((structure.n, structure.n))
@@ -92,7 +90,9 @@ class HighsModel(SampleModel):
         if pending & {"b", "h"}:
             low, high = _row_limits(data)
             rows = np.arange(low.size, dtype=np.int32)
-            _check(native.changeRowsBounds(low.size, rows, low, high), "b and h")
+            # Highspy's stubs lack this method of HiGHS's interface.
+            given = native.changeRowsBounds(low.size, rows, low, high)  # type: ignore[attr-defined]
+            _check(given, "b and h")
         if "P" in pending:
             self._hessian = tril(data.sparse("P", n), format="csc")
             self._hessian.eliminate_zeros()
@@ -145,25 +145,25 @@ class HighsModel(SampleModel):
         """Solve with a semidefinite P. Source: Rockafellar (1976), proximal point algorithm."""
         native, n = self._native, data.n
         columns, cost = np.arange(n, dtype=np.int32), data.vector("q", n, 0.0)
-        weight = PROXIMAL_WEIGHT * float(abs(self._hessian).max())
+        size = float(abs(self._hessian).max())
         tolerance = 1e-13 * (1 + float(np.abs(cost).max()))
-        centre = np.zeros(n)
+        centre, status = np.zeros(n), HighsModelStatus.kNotset
         self._pending |= {"q"}
-        _check(native.setOptionValue("qp_regularization_value", weight), "regularisation")
         try:
-            for _ in range(PROXIMAL_STEPS):
+            for weight in (size * relative for relative in PROXIMAL_WEIGHTS):
+                regularise = native.setOptionValue("qp_regularization_value", weight)
+                _check(regularise, "the proximal weight")
                 _check(native.changeColsCost(n, columns, cost - weight * centre), "q")
                 status = self._run(data)
                 if status != HighsModelStatus.kOptimal:
-                    break
+                    return status
                 x = np.asarray(native.getSolution().col_value)
-                moved = weight * float(np.abs(x - centre).max())
-                if moved <= tolerance:
-                    break
+                if weight * float(np.abs(x - centre).max()) <= tolerance:
+                    return status
                 centre = x
         finally:
-            _check(native.setOptionValue("qp_regularization_value", 0.0), "regularisation")
-        return status
+            _check(native.setOptionValue("qp_regularization_value", 0.0), "the proximal weight")
+        raise HighsError("P is singular, and the proximal steps did not converge")
 
     def _resolve_unbounded(self, data: SampleData) -> HighsModelStatus:
         """Tell infeasible from unbounded: without an objective, only the former has no solution."""
@@ -218,6 +218,7 @@ def _options(config: HighsConfig, threads: int) -> dict[str, bool | int | float 
         "solver": config.method,
         "threads": threads,
         "parallel": "on" if threads > 1 else "off",
+        "simplex_strategy": 3 if threads > 1 else 1,  # the dual method, in parallel or serial
         "primal_feasibility_tolerance": feasibility,
         "dual_feasibility_tolerance": feasibility,
         "primal_residual_tolerance": feasibility,

@@ -12,8 +12,8 @@ from foldcore import Duals, SmoothProgram, kkt_report
 Floats = NDArray[np.float64]
 
 WORST = 1e10
-"""What a value outside a function's domain counts as, times 1 + the objective at the start."""
-_FEASIBLE = 1e-6
+"""What a scaled value outside a function's domain counts as."""
+FEASIBLE = 1e-6
 """Largest violation relative to 1 + ‖x‖∞ of a point that counts as feasible."""
 
 
@@ -28,7 +28,9 @@ class UnboundedError(Exception):
 class Evaluation:
     """Values and derivatives of a program of batch 1 at points x (n,), in float64.
 
-    Rows are [h; g], without those whose limit is +inf. A trial value that is NaN or inf counts as
+    Rows are [h; g], without those whose limit is +inf. The objective and every row are divided by
+    the largest entry of their gradient at the starting point, where that exceeds 1: neither method
+    scales by itself, and slsqp fails on objectives of size 1e6. A trial value that is NaN or inf counts as
     very bad, so that line searches and trust regions turn back into the domain; a derivative that
     is not finite has no such remedy and raises.
 
@@ -45,7 +47,8 @@ class Evaluation:
         self.present = _present_rows(program)
         self.lower = _bound(program.lower, self.n, -np.inf)
         self.upper = _bound(program.upper, self.n, np.inf)
-        self._worst = WORST
+        self.scale = 1.0
+        self._row_scale = np.ones(self.rows)
 
     @property
     def rows(self) -> int:
@@ -53,47 +56,53 @@ class Evaluation:
         return self.n_equality + int(self.present.sum())
 
     @property
+    def pinned(self) -> bool:
+        """Whether the bounds leave one point."""
+        return bool((self.lower == self.upper).all())
+
+    @property
     def bounded(self) -> bool:
         return bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
 
-    def begin(self, x: Floats) -> float:
-        """Return the objective at a starting point.
+    def begin(self, x: Floats) -> None:
+        """Check a starting point and scale by it.
 
         Raises:
-            EvaluationError: If a value there is not finite.
+            EvaluationError: If a value or derivative there is not finite.
         """
+        self.scale, self._row_scale = 1.0, np.ones(self.rows)
+        if not (np.isfinite(self.value(x)) and np.isfinite(self._raw_rows(x)).all()):
+            raise EvaluationError("the objective or a constraint is NaN or inf at the start")
+        scale = max(1.0, float(np.abs(self.gradient(x)).max()))
+        row_scale = np.abs(self.jacobian(x)).max(axis=1, initial=1.0)
+        self.scale, self._row_scale = scale, row_scale
+
+    def value(self, x: Floats) -> float:
+        """Return the objective as it is."""
         with torch.no_grad():
-            value = float(self._program.objective(self._tensor(x)))
-            rows = self._raw_rows(x)
-        if not (np.isfinite(value) and np.isfinite(rows).all()):
-            what = "a constraint" if np.isfinite(value) else "the objective"
-            raise EvaluationError(f"{what} is NaN or inf at the starting point")
-        self._worst = WORST * (1 + abs(value))
-        return value
+            return float(self._program.objective(self._tensor(x)))
 
     def objective(self, x: Floats) -> float:
         """Raises: UnboundedError: See there."""
-        with torch.no_grad():
-            value = float(self._program.objective(self._tensor(x)))
-        if value < self._floor and self.is_feasible(x):
+        value = self.value(x)
+        if value < self._floor and self.violation(x) <= FEASIBLE:
             raise UnboundedError(f"the objective is {value:.1e} at a feasible point")
-        return value if np.isfinite(value) else self._worst
+        return value / self.scale if np.isfinite(value) else WORST
 
     def gradient(self, x: Floats) -> Floats:
         with torch.no_grad():
             value = self._program.gradient(self._tensor(x))
-        return _checked("the objective's gradient", _first(value, 1))
+        return _checked("the objective's gradient", _first(value, 1)) / self.scale
 
     def hessian(self, x: Floats) -> Floats:
         with torch.no_grad():
             value = self._program.hessian(self._tensor(x))
-        return _checked("the objective's Hessian", _first(value, 2))
+        return _checked("the objective's Hessian", _first(value, 2)) / self.scale
 
     def constraints(self, x: Floats) -> Floats:
         """Return [h; g], (rows,)."""
-        with torch.no_grad():
-            rows = self._raw_rows(x)
-        return np.where(np.isfinite(rows), rows, self._worst)
+        rows = self._raw_rows(x)
+        return np.where(np.isfinite(rows), rows / self._row_scale, WORST)
 
     def jacobian(self, x: Floats) -> Floats:
         """Return the derivative of ``constraints``, (rows, n)."""
@@ -102,46 +111,37 @@ class Evaluation:
             equality = _first(self._program.equality_jacobian(point), 2)
             inequality = _first(self._program.inequality_jacobian(point), 2)
         rows = np.concatenate([equality, inequality[self.present]])
-        return _checked("the constraints' Jacobian", rows)
+        return _checked("the constraints' Jacobian", rows) / self._row_scale[:, None]
 
     def constraint_hessian(self, x: Floats, weights: Floats) -> Floats:
         """Return the second derivative of weightsᵀ constraints, (n, n)."""
-        equality, inequality = self.split(weights)
+        equality, inequality = self._split(weights / self._row_scale)
         unused = torch.zeros(1, self.n, dtype=torch.float64)
         duals = Duals(self._tensor(equality), self._tensor(inequality), unused, unused)
         with torch.no_grad():
             value = self._program.constraint_hessian(self._tensor(x), duals)
         return _checked("the constraints' Hessian", _first(value, 2))
 
-    def split(self, rows: Floats) -> tuple[Floats, Floats]:
+    def multipliers(self, rows: Floats) -> tuple[Floats, Floats]:
         """Return multipliers of ``constraints`` as those of h (p,) and g (m,), 0 for absent rows."""
+        return self._split(rows / self._row_scale * self.scale)
+
+    def _split(self, rows: Floats) -> tuple[Floats, Floats]:
         inequality = np.zeros(self.present.size)
         inequality[self.present] = rows[self.n_equality :]
         return rows[: self.n_equality], inequality
 
     def violations(self, x: Floats) -> Floats:
-        """Return h and the positive part of g, (rows,)."""
+        """Return h and the positive part of g, scaled, (rows,)."""
         rows = self.constraints(x)
         rows[self.n_equality :] = np.maximum(rows[self.n_equality :], 0.0)
         return rows
 
-    def is_feasible(self, x: Floats) -> bool:
-        """Return whether x violates no constraint by more than rounding and tolerances explain."""
+    def violation(self, x: Floats) -> float:
+        """Return the largest violation of a row or bound relative to 1 + ‖x‖∞."""
         outside = np.maximum(self.lower - x, x - self.upper).max(initial=0.0)
-        violation = max(np.abs(self.violations(x)).max(initial=0.0), outside)
-        return bool(violation <= _FEASIBLE * (1 + np.abs(x).max()))
-
-    def least_violated(self, x: Floats) -> bool:
-        """Return whether no direction within the bounds lessens ‖violations‖ to first order.
-
-        Where x is not feasible it is then a local proof of infeasibility, and for a convex program
-        a proof. A Jacobian of zero at the violated rows proves nothing.
-        """
-        violations, jacobian = self.violations(x), self.jacobian(x)
-        size = np.linalg.norm(jacobian[violations != 0]) * np.linalg.norm(violations)
-        slope = jacobian.T @ violations
-        moved = np.clip(x - slope, self.lower, self.upper) - x
-        return bool(size > 0 and np.abs(moved).max() <= 1e-3 * size)
+        inside = np.abs(self.violations(x)).max(initial=0.0)
+        return float(max(inside, outside) / (1 + np.abs(x).max()))
 
     def kkt_residual(self, x: Floats) -> float:
         """Return the scaled KKT residual at x, with the multipliers that fit it best."""
@@ -149,8 +149,9 @@ class Evaluation:
 
     def _raw_rows(self, x: Floats) -> Floats:
         point = self._tensor(x)
-        equality = _first(self._program.equality(point), 1)
-        inequality = _first(self._program.inequality(point), 1)
+        with torch.no_grad():
+            equality = _first(self._program.equality(point), 1)
+            inequality = _first(self._program.inequality(point), 1)
         return np.concatenate([equality, inequality[self.present]])
 
     def _tensor(self, x: Floats) -> Tensor:

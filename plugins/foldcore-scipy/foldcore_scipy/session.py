@@ -20,7 +20,7 @@ from foldcore import (
 )
 
 from .config import ScipyConfig
-from .evaluation import Evaluation, EvaluationError, Floats, UnboundedError
+from .evaluation import FEASIBLE, Evaluation, EvaluationError, Floats, UnboundedError
 from .slsqp import run_slsqp
 from .starts import starting_points
 from .trust_constr import run_trust_constr
@@ -73,6 +73,8 @@ def _solve(config: ScipyConfig, program: SmoothProgram, warm: SampleStart | None
 
 
 def _attempt(config: ScipyConfig, evaluation: Evaluation, point: Floats) -> SampleAnswer:
+    if evaluation.pinned:
+        return _only_point(evaluation)
     try:
         return _METHODS[config.method](evaluation, config, point)
     except UnboundedError as found:
@@ -85,10 +87,16 @@ def _attempt(config: ScipyConfig, evaluation: Evaluation, point: Floats) -> Samp
         return SampleAnswer(Status.NUMERICAL, f"{config.method}: {type(error).__name__}: {error}")
 
 
+def _only_point(evaluation: Evaluation) -> SampleAnswer:
+    feasible = evaluation.violation(evaluation.lower) <= FEASIBLE
+    status = Status.OPTIMAL if feasible else Status.INFEASIBLE
+    return SampleAnswer(status, "the bounds leave one point", x=evaluation.lower)
+
+
 def _order(evaluation: Evaluation, answer: SampleAnswer) -> tuple[int, float]:
     """Unbounded beats every optimum, an optimum every failure; the first of equals is taken."""
     if answer.status is Status.UNBOUNDED:
         return 0, 0.0
     if answer.status.ok and answer.x is not None:
-        return 1, evaluation.objective(answer.x)
+        return 1, evaluation.value(answer.x)
     return 2, 0.0

@@ -14,23 +14,19 @@ from foldcore import SampleAnswer, Status
 
 from .config import ScipyConfig
 from .evaluation import Evaluation, Floats
-from .verdict import judge_stall
+from .verdict import judge
 
-_ROUNDING = 10 * float(np.finfo(np.float64).eps)
-
-_CONVERGED, _INCOMPATIBLE, _LINE_SEARCH, _LIMIT = 0, 4, 8, 9
+_CONVERGED, _LIMIT = 0, 9
 
 
 def run_slsqp(evaluation: Evaluation, config: ScipyConfig, start: Floats) -> SampleAnswer:
     """Run SLSQP from a starting point.
 
-    Its test of convergence, |change of f| and Σ|violations| below ``ftol``, is of second order in
-    the distance to the solution: ``ftol`` is the square of the first-order tolerance, and no
-    smaller than the rounding of f.
+    Its test of convergence, change of f or predicted decrease below ``ftol``, is of second order
+    in the distance to the solution: ``ftol`` is the square of the first-order tolerance.
     """
-    first = evaluation.begin(start)
-    tolerance = config.rtol + config.atol
-    ftol = max(tolerance**2, _ROUNDING * (1 + abs(first)))
+    evaluation.begin(start)
+    tolerance = config.rtol + config.atol / evaluation.scale
     bounds = Bounds(evaluation.lower, evaluation.upper) if evaluation.bounded else None
     result = minimize(
         evaluation.objective,
@@ -39,7 +35,7 @@ def run_slsqp(evaluation: Evaluation, config: ScipyConfig, start: Floats) -> Sam
         method="SLSQP",
         bounds=bounds,
         constraints=_constraints(evaluation),
-        options={"ftol": ftol, "maxiter": config.max_iter},
+        options={"ftol": tolerance**2, "maxiter": config.max_iter},
     )
     return _answer(evaluation, result, tolerance)
 
@@ -69,14 +65,8 @@ def _constraints(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _answer(evaluation: Evaluation, result: Any, tolerance: float) -> SampleAnswer:
     mode, message = int(result.status), f"slsqp: {result.message}"
     x = np.clip(result.x, evaluation.lower, evaluation.upper)
-    if mode == _CONVERGED:
-        status = Status.OPTIMAL
-    elif mode == _LIMIT:
-        status = Status.ITERATION_LIMIT
-    elif mode == _INCOMPATIBLE:
-        status = Status.INFEASIBLE
-    elif mode == _LINE_SEARCH:
-        status, message = judge_stall(evaluation, x, tolerance, message)
-    else:
-        status = Status.NUMERICAL
+    status = Status.OPTIMAL
+    if mode != _CONVERGED:
+        limited = mode == _LIMIT
+        status, message = judge(evaluation, x, tolerance, message, limited=limited)
     return SampleAnswer(status, message, int(result.get("nit", 0)), x=x)

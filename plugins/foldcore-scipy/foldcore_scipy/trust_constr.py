@@ -17,9 +17,9 @@ from foldcore import SampleAnswer, Status
 
 from .config import ScipyConfig
 from .evaluation import Evaluation, Floats
-from .verdict import judge_stall
+from .verdict import judge
 
-_LIMIT, _CONVERGED, _STOPPED_BY_TEST = 0, 1, 3
+_LIMIT, _STOPPED_BY_TEST = 0, 3
 
 
 def run_trust_constr(evaluation: Evaluation, config: ScipyConfig, start: Floats) -> SampleAnswer:
@@ -29,10 +29,10 @@ def run_trust_constr(evaluation: Evaluation, config: ScipyConfig, start: Floats)
     and with it complementarity, is still large. The test here asks for all three.
     """
     evaluation.begin(start)
-    tolerance = config.rtol + config.atol
+    tolerance = config.rtol + config.atol / evaluation.scale
 
     def converged(x: Floats, state: Any) -> bool:
-        limit = config.atol + config.rtol * (1 + np.abs(state.grad).max())
+        limit = tolerance * (1 + np.abs(state.grad).max())
         barrier = state.get("barrier_parameter", 0.0)
         return bool(max(state.optimality, state.constr_violation, barrier) <= limit)
 
@@ -75,15 +75,12 @@ def _constraint(evaluation: Evaluation) -> list[NonlinearConstraint]:
 def _answer(evaluation: Evaluation, result: Any, tolerance: float) -> SampleAnswer:
     code, message = int(result.status), f"trust-constr: {result.message}"
     x = np.clip(result.x, evaluation.lower, evaluation.upper)
+    status = Status.OPTIMAL
     if code == _STOPPED_BY_TEST:
-        status = Status.OPTIMAL
         message = "trust-constr: optimality, violation and barrier are within tolerance"
-    elif code == _CONVERGED:
-        status = Status.OPTIMAL
-    elif code == _LIMIT:
-        status = Status.ITERATION_LIMIT
     else:
-        status, message = judge_stall(evaluation, x, tolerance, message)
+        limited = code == _LIMIT
+        status, message = judge(evaluation, x, tolerance, message, limited=limited)
     return SampleAnswer(
         status, message, int(result.get("nit", 0)), x=x, **_multipliers(evaluation, result)
     )
@@ -94,7 +91,8 @@ def _multipliers(evaluation: Evaluation, result: Any) -> dict[str, Floats]:
     given = [np.asarray(v, dtype=np.float64) for v in result.get("v", [])]
     rows = given.pop(0) if evaluation.rows and given else np.zeros(evaluation.rows)
     bounds = given.pop(0) if evaluation.bounded and given else np.zeros(evaluation.n)
-    equality, inequality = evaluation.split(rows)
+    equality, inequality = evaluation.multipliers(rows)
+    bounds = bounds * evaluation.scale
     return {
         "equality": equality,
         "inequality": np.maximum(inequality, 0.0),

@@ -1,0 +1,234 @@
+"""One native Gurobi model: built once, updated by what changed, with no memory of earlier samples."""
+
+from __future__ import annotations
+
+import gurobipy as gp
+import numpy as np
+from gurobipy import GRB
+from numpy.typing import NDArray
+
+from foldcore import (
+    ProblemClass,
+    ProgramStructure,
+    SampleAnswer,
+    SampleData,
+    SampleModel,
+    SampleStart,
+    Status,
+)
+
+from .config import GurobiConfig
+from .licence import environment
+from .parameters import parameters_for
+
+Floats = NDArray[np.float64]
+
+_STATUS: dict[int, Status] = {
+    GRB.OPTIMAL: Status.OPTIMAL,
+    GRB.LOCALLY_OPTIMAL: Status.OPTIMAL,  # only where parameters ask for a local search
+    GRB.INFEASIBLE: Status.INFEASIBLE,
+    GRB.UNBOUNDED: Status.UNBOUNDED,
+    GRB.ITERATION_LIMIT: Status.ITERATION_LIMIT,
+    GRB.NODE_LIMIT: Status.ITERATION_LIMIT,
+    GRB.TIME_LIMIT: Status.TIME_LIMIT,
+    GRB.WORK_LIMIT: Status.TIME_LIMIT,
+    GRB.SUBOPTIMAL: Status.INACCURATE,
+}
+
+_WORDS = {getattr(GRB.Status, name): name for name in dir(GRB.Status) if name.isupper()}
+
+_NO_DUALS = (GRB.Error.DATA_NOT_AVAILABLE, GRB.Error.NOT_FOR_MIP)
+
+_QUADRATIC = frozenset({"quadratic_P", "quadratic_q", "quadratic_r"})
+
+
+class GurobiModel(SampleModel):
+    """minimise ½ xᵀPx + qᵀx  s.t.  Ax = b, Gx <= h, quadratic rows, bounds.
+
+    Rows keep the order A, G whatever changes, so that an updated model is a fresh one to Gurobi.
+    """
+
+    def __init__(
+        self, config: GurobiConfig, structure: ProgramStructure, *, single_thread: bool
+    ) -> None:
+        self._parameters = parameters_for(config, structure, single_thread=single_thread)
+        self._searches = structure.convex is False
+        simplex = self._parameters.get("Method") in (0, 1)
+        self._uses_start = structure.problem_class is ProblemClass.LP or simplex
+        self._model = gp.Model(env=environment())
+        for name, value in self._parameters.items():
+            self._model.setParam(name, value)
+        self._x = self._model.addMVar(structure.n, lb=-GRB.INFINITY)
+        self._rows: dict[str, gp.MConstr] = {}
+        self._curved: dict[int, gp.QConstr] = {}
+        self._pending: frozenset[str] = frozenset()
+        self._built = False
+
+    def solve(
+        self, data: SampleData, changed: frozenset[str], start: SampleStart | None
+    ) -> SampleAnswer:
+        self._pending |= changed
+        if _is_empty(data):
+            return SampleAnswer(Status.INFEASIBLE, "not solved: a lower limit is +inf, or h -inf")
+        try:
+            self._send(data)
+            self._model.reset(1)
+            if start is not None:
+                self._set_start(start)
+            self._model.optimize()
+            return self._answer(data)
+        except (gp.GurobiError, ValueError) as error:
+            self._built = False
+            code = getattr(error, "errno", None)
+            status = Status.NONCONVEX if code == GRB.Error.Q_NOT_PSD else Status.NUMERICAL
+            return SampleAnswer(status, f"Gurobi: {error}")
+
+    def close(self) -> None:
+        self._model.dispose()
+
+    def _send(self, data: SampleData) -> None:
+        n, pending = data.n, self._pending
+        if not self._built:
+            pending = frozenset({"P", "A", "lower", "upper", *_QUADRATIC})
+        if pending & {"A", "G"}:
+            self._send_rows(data)
+        else:
+            for name, field in (("A", "b"), ("G", "h")):
+                if field in pending:
+                    self._rows[name].RHS = data.vector(field, 0, 0.0)
+        if "lower" in pending:
+            self._x.LB = data.vector("lower", n, -np.inf)
+        if "upper" in pending:
+            self._x.UB = data.vector("upper", n, np.inf)
+        if "P" in pending:
+            hessian = data.sparse("P", n) / 2 if "P" in data.fields else None
+            cost = data.vector("q", n, 0.0)
+            x = self._x
+            self._model.setMObjective(hessian, cost, 0.0, xQ_L=x, xQ_R=x, xc=x)
+        elif "q" in pending:
+            self._x.Obj = data.vector("q", n, 0.0)
+        self._send_curved(data, pending & _QUADRATIC)
+        self._model.update()
+        self._built, self._pending = True, frozenset()
+
+    def _send_rows(self, data: SampleData) -> None:
+        for row in self._rows.values():
+            self._model.remove(row)
+        self._rows = {}
+        for name, field, sense in (("A", "b", GRB.EQUAL), ("G", "h", GRB.LESS_EQUAL)):
+            count = data.count(field)
+            if count:
+                right = data.vector(field, count, 0.0)
+                matrix = data.sparse(name, count)
+                self._rows[name] = self._model.addMConstr(matrix, self._x, sense, right)
+
+    def _send_curved(self, data: SampleData, pending: frozenset[str]) -> None:
+        if not pending or "quadratic_r" not in data.fields:
+            return
+        right = data.vector("quadratic_r", 0, 0.0)
+        if np.isnan(right).any():
+            raise ValueError("quadratic_r contains NaN")
+        kept = [int(i) for i in np.flatnonzero(right < np.inf)]
+        if pending == {"quadratic_r"} and kept == list(self._curved):
+            for i, row in self._curved.items():
+                row.QCRHS = right[i]
+            return
+        for row in self._curved.values():
+            self._model.remove(row)
+        hessians, slopes = data.fields["quadratic_P"], data.fields["quadratic_q"]
+        if not isinstance(hessians, np.ndarray) or not isinstance(slopes, np.ndarray):
+            raise ValueError("quadratic rows must be dense")
+        x = self._x
+        self._curved = {
+            i: self._model.addMQConstr(
+                hessians[i] / 2, slopes[i], GRB.LESS_EQUAL, right[i], xQ_L=x, xQ_R=x, xc=x
+            )
+            for i in kept
+        }
+
+    def _set_start(self, start: SampleStart) -> None:
+        if self._searches:
+            self._x.Start = start.x
+            return
+        if not self._uses_start or start.equality is None or start.inequality is None:
+            return
+        self._x.PStart = start.x
+        for name, multipliers in (("A", start.equality), ("G", start.inequality)):
+            if name in self._rows:
+                self._rows[name].DStart = -multipliers[: self._rows[name].size]
+
+    def _answer(self, data: SampleData) -> SampleAnswer:
+        model, code = self._model, self._model.Status
+        if code == GRB.INTERRUPTED:
+            raise KeyboardInterrupt
+        iterations = int(model.IterCount) + int(model.BarIterCount)
+        message = _WORDS.get(code, str(code))
+        if code in (GRB.INF_OR_UNBD, GRB.UNBOUNDED):
+            status, settled = self._resolve_unbounded(data.n)
+            return SampleAnswer(status, f"{message}; without objective: {settled}", iterations)
+        status = _STATUS.get(code, Status.NUMERICAL)
+        if not status.ok:
+            return SampleAnswer(status, message, iterations)
+        x: Floats = self._x.X
+        if not np.isfinite(x).all():
+            return SampleAnswer(Status.NUMERICAL, f"{message}, with NaN or inf in x", iterations)
+        return SampleAnswer(
+            status=status, message=message, iterations=iterations, x=x, **self._duals(data)
+        )
+
+    def _resolve_unbounded(self, n: int) -> tuple[Status, str]:
+        """Tell infeasible from unbounded: without an objective, only the former has no solution.
+
+        Gurobi says INF_OR_UNBD after presolve, and UNBOUNDED of a ray whether or not the model
+        has a feasible point.
+        """
+        self._pending |= {"P", "q"}
+        self._model.setMObjective(None, np.zeros(n), 0.0, xc=self._x)
+        self._model.setParam("DualReductions", 0)
+        try:
+            self._model.reset(1)
+            self._model.optimize()
+        finally:
+            self._model.setParam("DualReductions", self._parameters.get("DualReductions", 1))
+        code = self._model.Status
+        found = {GRB.OPTIMAL: Status.UNBOUNDED, GRB.SUBOPTIMAL: Status.UNBOUNDED}
+        status = found.get(code) or _STATUS.get(code, Status.NUMERICAL)
+        return status, _WORDS.get(code, str(code))
+
+    def _duals(self, data: SampleData) -> dict[str, Floats]:
+        """Return multipliers; none where Gurobi has none (nonconvex, or QCPDual switched off).
+
+        Gurobi's Pi and QCPi are the objective's slopes in the right-hand sides, which is -ν and -μ; RC is
+        positive at lower bounds.
+        """
+        n, linear = data.n, data.count("h")
+        lower, upper = data.vector("lower", n, -np.inf), data.vector("upper", n, np.inf)
+        try:
+            slopes = {name: row.Pi for name, row in self._rows.items()}
+            reduced: Floats = self._x.RC
+            curved = {linear + i: row.QCPi for i, row in self._curved.items()}
+        except gp.GurobiError as error:
+            if error.errno in _NO_DUALS:
+                return {}
+            raise
+        inequality = np.zeros(linear + data.count("quadratic_r"))
+        inequality[:linear] = np.maximum(-slopes.get("G", np.zeros(0)), 0.0)
+        for i, slope in curved.items():
+            inequality[i] = max(-slope, 0.0)
+        return {
+            "equality": -slopes.get("A", np.zeros(0)),
+            "inequality": inequality,
+            "lower": np.where(np.isfinite(lower), np.maximum(reduced, 0.0), 0.0),
+            "upper": np.where(np.isfinite(upper), np.maximum(-reduced, 0.0), 0.0),
+        }
+
+
+def _is_empty(data: SampleData) -> bool:
+    n = data.n
+    lower, upper = data.vector("lower", n, -np.inf), data.vector("upper", n, np.inf)
+    limits = [data.vector(name, 0, np.inf) for name in ("h", "quadratic_r")]
+    return bool(
+        (lower == np.inf).any()
+        or (upper == -np.inf).any()
+        or any((limit == -np.inf).any() for limit in limits)
+    )
