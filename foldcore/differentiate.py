@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from .adjoint_pass import AdjointPass
 from .certify import certify, check_fixed_point
 from .degeneracy import check_complementarity
 from .duals import recover_duals
-from .errors import ConfigError
+from .errors import AdjointError, AdjointWarning, ConfigError, name_samples
 from .fixed_point import attach_fixed_point
 from .inputs import Inputs
 from .interfaces.adjoint_solver import FixedPointOperator
@@ -25,6 +27,11 @@ from .outcome import Outcome
 from .parts import Parts
 from .program import SmoothProgram
 from .solution import Duals, Solution, Status
+from .truncated_series import SeriesWatch
+
+
+_DRIFT = 1e-3
+"""Relative distance from the solution at which steps that should rest there have left it."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,53 @@ def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) 
     if not recorded.updated.requires_grad:
         return recorded.state
     if parts.config.mode == "fixed_point_unfold":
-        return Iterates(recorded.bound).run(recorded.state, parts.config.iterations)
+        watch = SeriesWatch(partial(_report_series, parts))
+        iterates = Iterates(recorded.bound)
+        start = watch.start(recorded.state, _needing_grad(inputs))
+        end = iterates.run(start, parts.config.iterations)
+        _report_drift(parts, recorded.state, end.detach())
+        return watch.end(end)
     adjoint = adjoint_pass(parts, inputs, recorded)
     return attach_fixed_point(recorded.updated, recorded.state, adjoint)
+
+
+def _needing_grad(inputs: Inputs) -> tuple[Tensor, ...]:
+    return tuple(value for value in inputs.values.values() if value.requires_grad)
+
+
+def _report_series(parts: Parts, remainder: Tensor, diverging: Tensor) -> None:
+    """Act on samples for which the steps' backward pass grows instead of converging.
+
+    Raises:
+        AdjointError: If there are some and the policy is "raise".
+    """
+    _act_on_divergence(parts, diverging, f"remainder {float(remainder.max()):.1e}")
+
+
+def _report_drift(parts: Parts, state: Tensor, end: Tensor) -> None:
+    """Act on samples that the steps have moved away from the solution they started at.
+
+    Raises:
+        AdjointError: If there are some and the policy is "raise".
+    """
+    if not state.shape[-1]:
+        return
+    drift = (end - state).abs().amax(-1) / (1 + state.abs().amax(-1))
+    _act_on_divergence(parts, ~(drift <= _DRIFT), f"drift {float(drift.max()):.1e}")
+
+
+def _act_on_divergence(parts: Parts, diverging: Tensor, what: str) -> None:
+    if not bool(diverging.any()):
+        return
+    samples = torch.nonzero(diverging).flatten().tolist()
+    message = (
+        f"{parts.subject}: fixed_point_unfold diverges for samples {name_samples(samples)}: {what} "
+        f"after {parts.config.iterations} steps, so ρ(Φ) >= 1. Use mode: fold with gmres or direct, or "
+        f"another step of the rule."
+    )
+    if parts.config.on_adjoint_failure == "raise":
+        raise AdjointError(message, samples)
+    warnings.warn(message, AdjointWarning, stacklevel=2)
 
 
 def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> AdjointPass:
@@ -113,7 +164,7 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
         path=parts.path,
         subject=parts.subject,
         updated=recorded.updated,
-        parameters=tuple(v for v in inputs.values.values() if v.requires_grad),
+        parameters=_needing_grad(inputs),
         degeneracy=parts.config.degeneracy,
     )
 

@@ -120,21 +120,21 @@ class BatchData:
         fields: dict[str, Array] = dict(self._shared)
         for name in self.batched:
             fields[name] = self._wrapped(name, self._arrays[name][index])
-        unsound = tuple(
-            name for name, rows in self._unsound.items() if (rows[index] if rows.ndim else rows)
-        )
-        return SampleData(self.n, fields, unsound)
+        if not self._unsound:
+            return SampleData(self.n, fields)
+        unsound = (name for name, rows in self._unsound.items() if rows.flat[index % rows.size])
+        return SampleData(self.n, fields, tuple(unsound))
 
     @cached_property
     def _unsound(self) -> dict[str, NDArray[np.bool_]]:
-        """Fields with unsound numbers: True where shared, else a mask of the samples."""
+        """Fields with unsound numbers: a mask of the samples, or of size 1 where shared."""
         found: dict[str, NDArray[np.bool_]] = {}
         for name, array in self._arrays.items():
             wrong = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
             if not wrong.any():
                 continue
-            whole = name not in self.batched
-            found[name] = np.asarray(wrong.any() if whole else wrong.reshape(self.batch, -1).any(1))
+            rows = self.batch if name in self.batched else 1
+            found[name] = wrong.reshape(rows, -1).any(1)
         return found
 
     @cached_property

@@ -284,7 +284,13 @@ def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> 
         "lower": program.n,
         "upper": program.n,
     }
-    complete = [all(getattr(a, name) is not None for name in sizes) for a in answers]
+    complete = [
+        a.equality is not None
+        and a.inequality is not None
+        and a.lower is not None
+        and a.upper is not None
+        for a in answers
+    ]
     arrays = {"x": _stacked(answers, "x", program.n)}
     if any(complete) and all(
         known or not a.status.ok for a, known in zip(answers, complete, strict=True)
@@ -313,10 +319,12 @@ def _stacked(answers: Sequence[SampleAnswer], name: str, size: int) -> Floats:
 def _without_nonfinite(
     answers: Sequence[SampleAnswer], arrays: Mapping[str, Floats]
 ) -> list[SampleAnswer]:
-    finite = [np.isfinite(array).all(-1) for array in arrays.values()]
+    finite = np.logical_and.reduce([np.isfinite(array).all(-1) for array in arrays.values()])
+    if finite.all():
+        return list(answers)
     return [
         replace(a, status=Status.NUMERICAL, message=f"{a.message}, but with NaN or inf")
         if a.status.ok and not good
         else a
-        for a, good in zip(answers, np.logical_and.reduce(finite).tolist(), strict=True)
+        for a, good in zip(answers, finite.tolist(), strict=True)
     ]

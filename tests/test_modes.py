@@ -81,3 +81,19 @@ def test_iterations_without_effect_are_refused() -> None:
 def test_iterations_sets_their_number() -> None:
     few, many = gradients("fixed_point_unfold", iterations=1), gradients("fixed_point_unfold")
     assert (few["q"] - many["q"]).norm() > 1e-3
+
+
+def test_a_diverging_fixed_point_unfolding_is_never_returned_silently() -> None:
+    problem = fc.QuadraticProgram(P=torch.eye(2, dtype=torch.float64), q=fc.Param(2))
+    config = {
+        "problem": problem, "solver": lambda program: -program.data.q, "adjoint": "gmres",
+        "mode": "fixed_point_unfold", "iterations": 50,
+    }  # fmt: skip
+    q = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    diverging = fc.build({**config, "rule": {"kind": "pgd", "step_size": 2.5}})
+    with pytest.raises(fc.AdjointError, match="fixed_point_unfold diverges for samples 0, 1, 2"):
+        diverging(q=q).sum().backward()
+    q = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    converging = fc.build({**config, "rule": {"kind": "pgd", "step_size": 1.5}})
+    converging(q=q).sum().backward()
+    assert torch.allclose(q.grad, torch.full_like(q, -1.0), rtol=0, atol=1e-12)

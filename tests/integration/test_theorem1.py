@@ -146,9 +146,10 @@ def test_corollary_2_unfolding_from_afar_is_no_faster_than_the_bound(rule: str) 
         length = math.ceil(math.log(1e-11) / math.log(rho)) + 10
         counts = list(range(1, max(length, 30), 2))
         errors = unfolding_errors(problem, q, cotangent, rule, counts, "unfold")
-        # The bound is asymptotic: it holds once the active set has settled, so fit below 1e-4.
-        rate = fitted_rate(errors, ceiling=1e-4) / 2  # two steps between counts
-        assert rate <= -math.log(rho) * 1.02, f"seed {seed}, rho {rho}"
+        # The bound is asymptotic: it holds once the active set has settled, so fit below 1e-5.
+        rate = fitted_rate(errors, ceiling=1e-5) / 2  # two steps between counts
+        # 5%: a complex pair makes the error oscillate, and a fit over a broken period tilts.
+        assert rate <= -math.log(rho) * 1.05, f"seed {seed}, rho {rho}"
         assert errors[-1] < 1e-6, "the unfolding should converge"
         checked += 1
         if checked == 2:

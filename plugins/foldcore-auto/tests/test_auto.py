@@ -383,6 +383,39 @@ def test_a_null_space_is_found_by_products_where_no_matrix_is_assembled() -> Non
     assert left.norm(dim=-1).max() < 1e-12
 
 
+def test_an_ill_conditioned_matrix_is_not_taken_for_a_singular_one() -> None:
+    """I - Φᵀ = diag(1e-9, ½): products alone cannot tell, LU can."""
+    matrix = torch.diag(torch.tensor([1 - 1e-9] + [0.5] * 5, dtype=torch.float64))
+    cotangent = random_cotangent(1, 6)
+    cotangent[:, 0] = 0
+    answer = adjoint_solver().solve(MatrixOperator(matrix, batch=1), cotangent)
+    assert answer.solved_by == ("gmres",)
+    assert answer.null_vector is None
+    assert answer.iterations > 6, "it was looked at densely"
+
+
+def test_a_probe_that_ran_out_of_products_accuses_nobody() -> None:
+    matrix = torch.diag(torch.linspace(0, 0.99, 40, dtype=torch.float64))
+    cotangent = torch.eye(40, dtype=torch.float64)[:1]
+    answer = adjoint_solver(dense_limit=0, restart=2, max_iter=6).solve(
+        MatrixOperator(matrix, batch=1), cotangent
+    )
+    assert answer.converged.all()
+    assert answer.null_vector is None
+
+
+def test_gmres_gets_no_more_products_than_the_matrix_costs() -> None:
+    matrix, cotangent = random_matrix(2, 40, 0.97), random_cotangent(2, 40)
+    answer = adjoint_solver(restart=8).solve(MatrixOperator(matrix), cotangent)
+    assert answer.solved_by == ("lu", "lu")
+    assert (answer.iterations <= 1 + 20 + (40 + 2) + 40 + 3).all()
+    free = adjoint_solver(restart=8, dense_limit=0, check_unique=False).solve(
+        MatrixOperator(matrix), cotangent
+    )
+    assert free.converged.all()
+    assert free.iterations.max() > 1 + 20 + (40 + 2), "without the matrix it would go on"
+
+
 def test_check_unique_decides_whether_iteration_is_trusted() -> None:
     matrix, cotangent = singular(), random_cotangent(3, 40)
     cotangent[:, 0] = 0

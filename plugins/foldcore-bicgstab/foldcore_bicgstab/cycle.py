@@ -10,9 +10,6 @@ from foldcore import FixedPointOperator, KrylovCycle
 BREAKDOWN = 100.0
 """In machine epsilons: the cosine of two vectors up to which their inner product counts as 0."""
 
-GROWTH_LIMIT = 1e6
-"""A recursive residual this many times the smallest so far ends the run."""
-
 
 class BiCGSTABRuns:
     """Runs of BiCGSTAB that differ in their shadow vector.
@@ -82,7 +79,7 @@ class BiCGSTABRuns:
             remaining = torch.linalg.vector_norm(residual, dim=-1)
             best, smallest = _better(best, smallest, correction, remaining, running)
             running = running & remaining.isfinite() & (remaining > self._tolerance)
-            running = running & (remaining <= GROWTH_LIMIT * smallest) & (products + 2 <= budget)
+            running = running & (products + 2 <= budget)
 
             previous, rho = rho, (shadow * residual).sum(-1)
             running = running & _independent(rho, shadow, residual)

@@ -263,6 +263,31 @@ def test_a_breakdown_is_mended_by_another_shadow_vector() -> None:
     assert torch.allclose(answer.adjoint, torch.tensor([[1.5, -0.5]], dtype=torch.float64))
 
 
+def test_a_breakdown_up_to_rounding_is_one_as_well() -> None:
+    """With 0.3 and 0.1 the inner product is 1e-17 and not 0: it must not be divided by."""
+    matrix, cotangent = breakdown()
+    solver = adjoint_solver()
+    exact = solver.solve(MatrixOperator(matrix, batch=1), cotangent)
+    operator = MatrixOperator(matrix, batch=1)
+    cotangent = torch.tensor([[0.3, 0.1]], dtype=torch.float64)
+    residual = operator.vjp(cotangent)
+    slope = float((residual * (residual - operator.vjp(residual))).sum())
+    assert 0 < abs(slope) < 1e-15
+    rounded = solver.solve(operator, cotangent)
+    assert rounded.converged.all()
+    assert torch.equal(rounded.iterations, exact.iterations)
+
+
+def test_more_products_never_leave_a_larger_residual() -> None:
+    """The method's residual jumps up and down; the best iterate of a run is what counts."""
+    matrix, cotangent = random_matrix(1, 20, 1.4), random_cotangent(1, 20)
+    residuals = [
+        float(adjoint_solver(rtol=0, max_iter=k).solve(MatrixOperator(matrix), cotangent).residual)
+        for k in range(4, 40, 2)
+    ]
+    assert residuals == sorted(residuals, reverse=True)
+
+
 def test_restarts_sets_how_many_are_granted() -> None:
     matrix, cotangent = breakdown()
     answer = adjoint_solver(restarts=0).solve(MatrixOperator(matrix, batch=1), cotangent)

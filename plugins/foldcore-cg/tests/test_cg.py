@@ -338,6 +338,15 @@ def test_singular_systems_by_the_normal_equations(solvable: bool) -> None:
     assert answer.converged.tolist() == [solvable]
     assert torch.allclose(answer.adjoint[:, 1:], cotangent.new_tensor([[4.0, -4, 6]]), rtol=1e-7)
     assert abs(float(answer.residual) - (0.0 if solvable else 1.0)) < 1e-6
+    assert answer.iterations <= 1 + 2 * 3 + 4, "least squares are seen to be reached"
+
+
+def test_a_residual_that_no_step_can_reduce_is_seen_at_once() -> None:
+    """Φ = I: (I - Φ) r = 0 by the first product with it."""
+    operator = MatrixOperator(torch.eye(3, dtype=torch.float64), batch=2)
+    answer = adjoint_solver(normal=True).solve(operator, random_cotangent(2, 3))
+    assert not answer.converged.any()
+    assert answer.iterations.tolist() == [1 + 1 + 1] * 2
 
 
 def test_max_iter_one_reports_non_convergence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ class Buffers:
         self.sense[self.equalities] = ACTIVE + IMMUTABLE
         self.scale = 0.0
         self._no_multipliers = np.zeros(n)
+        self._arguments: dict[frozenset[str], dict[str, Floats]] = {}
         self._targets: dict[str, tuple[Floats, ...]] = {
             "P": (self.H,), "q": (self.f,), "A": (self.A[:p],), "G": (self.A[p:],),
             "b": (self.bupper[self.equalities], self.blower[self.equalities]),
@@ -54,21 +56,30 @@ class Buffers:
             "lower": (self.blower[self.bounds],), "upper": (self.bupper[self.bounds],),
         }  # fmt: skip
 
-    def load(self, data: SampleData, changed: Iterable[str]) -> set[str]:
-        """Take over changed fields; return the names of DAQP's arguments that hold new values."""
-        touched: set[str] = set()
+    def load(self, data: SampleData, changed: Iterable[str]) -> None:
+        """Take over changed fields."""
+        limits = False
         for name in changed:
             value = data.fields[name]
             array = value.to_dense() if isinstance(value, SparseArray) else value
             for target in self._targets[name]:
                 target[...] = array
-                if name in _LIMITS:
-                    np.clip(target, -INFINITY, INFINITY, out=target)
-            touched.update(_ARGUMENTS[name])
-        if not _LIMITS.isdisjoint(changed):
-            limits = np.abs(np.concatenate([self.bupper, self.blower]))
-            self.scale = float(limits.max(initial=0.0, where=limits < INFINITY))
-        return touched
+            limits = limits or name in _LIMITS
+        if limits:
+            for side in (self.bupper, self.blower):
+                np.clip(side, -INFINITY, INFINITY, out=side)
+            sizes = np.abs(np.concatenate([self.bupper, self.blower]))
+            self.scale = float(sizes.max(initial=0.0, where=sizes < INFINITY))
+
+    def arguments(self, changed: frozenset[str], sense: Senses) -> dict[str, Any]:
+        """Return the arguments of DAQP's update that carry the changed fields and the senses."""
+        found = self._arguments.get(changed)
+        if found is None:
+            names = {argument for name in changed for argument in _ARGUMENTS[name]}
+            found = {name: getattr(self, name) for name in names}
+            # DAQP's update fails on arrays without elements.
+            found = self._arguments[changed] = {k: v for k, v in found.items() if v.size}
+        return {**found, "sense": sense} if sense.size else found
 
     def senses(self, start: SampleStart | None) -> Senses:
         """Return the senses with the constraints that bind at ``start`` marked as active."""
@@ -88,7 +99,8 @@ class Buffers:
         if start.lower is None or start.upper is None:
             return None
         bounds = (start.upper - start.lower)[self.bounds]
-        return np.concatenate([bounds, start.equality, start.inequality])
+        found: Floats = np.concatenate([bounds, start.equality, start.inequality])
+        return found
 
     def answer(
         self, status: Status, message: str, iterations: int, x: Floats, lam: Floats

@@ -40,8 +40,8 @@ class DAQPConfig(SampleSolverConfig):
     )
     eq_reduction: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether equalities are eliminated first (policy): auto does so where each "
-        "solve starts from scratch, that is for singular P.",
+        description="Whether equalities are eliminated first (policy): auto does so where P, A and "
+        "G are constants, and elsewhere leaves it to DAQP, which does so for singular P alone.",
     )
 
     @model_validator(mode="after")

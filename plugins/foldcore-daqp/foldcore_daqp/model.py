@@ -11,20 +11,22 @@ from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, Sa
 from .buffers import Buffers
 from .config import DAQPConfig
 
-_NONCONVEX = -5
 _FLAGS: dict[int, tuple[Status, str]] = {
-    1: (Status.OPTIMAL, "optimal"),
-    4: (Status.INACCURATE, "optimal, but a constraint is violated by more than primal_tol"),
-    -1: (Status.INFEASIBLE, "infeasible"),
-    -2: (Status.NUMERICAL, "cycling detected"),
-    -3: (Status.UNBOUNDED, "unbounded problem"),
-    -4: (Status.ITERATION_LIMIT, "iteration limit reached"),
-    _NONCONVEX: (Status.NONCONVEX, "nonconvex problem"),
-    -6: (Status.INFEASIBLE, "initial working set overdetermined: the equalities contradict"),
-    -7: (Status.TIME_LIMIT, "time limit reached"),
+    1: (Status.OPTIMAL, "exit flag 1: optimal"),
+    4: (Status.INACCURATE, "exit flag 4: optimal, but inexact beyond primal_tol"),
+    -1: (Status.INFEASIBLE, "exit flag -1: infeasible"),
+    -2: (Status.NUMERICAL, "exit flag -2: cycling detected"),
+    -3: (Status.UNBOUNDED, "exit flag -3: unbounded problem"),
+    -4: (Status.ITERATION_LIMIT, "exit flag -4: iteration limit reached"),
+    -5: (Status.NONCONVEX, "exit flag -5: nonconvex problem"),
+    -6: (Status.INFEASIBLE, "exit flag -6: overdetermined: the equalities contradict each other"),
+    -7: (Status.TIME_LIMIT, "exit flag -7: time limit reached"),
 }
 """Meaning of DAQP's exit flags, see https://darnstrom.github.io/daqp/parameters."""
+_UNKNOWN = (Status.NUMERICAL, "unknown exit flag")
 _WITH_POINT = (1, 4)
+_VECTORS = frozenset({"q", "b", "h", "lower", "upper"})
+_EVERYTHING = _VECTORS | {"P", "A", "G"}
 
 
 class DAQPModel(SampleModel):
@@ -40,19 +42,21 @@ class DAQPModel(SampleModel):
         self._config = config
         self._buffers = Buffers(structure)
         self._native: Any = None
-        self._pending: set[str] = set()
         self._tolerance = 0.0
         self._definite = self._buffers.curved
+        matrices = {"P", "A", "G"}.intersection(structure.template.varying)
+        policies = {"auto": 0 if matrices else 1, "on": 1, "off": -1}
+        self._eq_reduction = policies[config.eq_reduction]
 
     def solve(
         self, data: SampleData, changed: frozenset[str], start: SampleStart | None
     ) -> SampleAnswer:
-        self._pending |= self._buffers.load(data, changed)
+        self._buffers.load(data, changed)
         if "P" in changed:
             self._definite = True
         try:
             if self._definite:
-                answer = self._solve_definite(start)
+                answer = self._solve_definite(changed, start)
                 if answer.status is not Status.NONCONVEX:
                     return answer
                 self._definite = False  # as long as P stays
@@ -64,35 +68,37 @@ class DAQPModel(SampleModel):
     def close(self) -> None:
         self._native = None
 
-    def _solve_definite(self, start: SampleStart | None) -> SampleAnswer:
-        flag = self._update(start)
+    def _solve_definite(self, changed: frozenset[str], start: SampleStart | None) -> SampleAnswer:
+        flag = self._update(changed, start)
         if flag < 0:
             # The model may be half updated; the next sample gets a new one.
             self._native = None
-            status, message = _meaning(flag)
-            return SampleAnswer(status, message)
+            return SampleAnswer(*_FLAGS.get(flag, _UNKNOWN))
         x, _, flag, info = self._native.solve()
         return self._answer(x, flag, info)
 
-    def _update(self, start: SampleStart | None) -> int:
+    def _update(self, changed: frozenset[str], start: SampleStart | None) -> int:
         """Bring the native model up to date; return DAQP's flag, negative where it failed."""
         buffers = self._buffers
-        sense = buffers.senses(start)
         tolerance = self._config.atol + self._config.rtol * buffers.scale
+        flag = 0
         if self._native is None:
-            native = daqp.Model()
-            native.settings = {**self._settings(tolerance), "eps_prox": 0.0}
-            flag, _ = native.setup(
-                buffers.H, buffers.f, buffers.A, buffers.bupper, buffers.blower, sense
+            self._native = daqp.Model()
+            self._native.settings = {**self._settings(tolerance), "eps_prox": 0.0}
+            flag, _ = self._native.setup(
+                buffers.H, buffers.f, buffers.A, buffers.bupper, buffers.blower, buffers.sense
             )
-            self._native = native
-        else:
-            if tolerance != self._tolerance:
-                self._native.settings = {"primal_tol": tolerance}
-            arguments = {name: getattr(buffers, name) for name in self._pending}
-            flag = self._native.update(sense=sense, **arguments)
+            changed = _VECTORS
+        elif tolerance != self._tolerance:
+            self._native.settings = {"primal_tol": tolerance}
         self._tolerance = tolerance
-        self._pending.clear()
+        # DAQP scales its factors after their first use, so that rounding would tell what was there
+        # before: matrices go in together, and vectors once more after them.
+        if flag >= 0 and not changed <= _VECTORS:
+            flag = self._native.update(**buffers.arguments(_EVERYTHING, buffers.sense))
+            changed = _VECTORS
+        if flag >= 0:
+            flag = self._native.update(**buffers.arguments(changed, buffers.senses(start)))
         return int(flag)
 
     def _solve_proximal(self, start: SampleStart | None) -> SampleAnswer:
@@ -108,7 +114,7 @@ class DAQPModel(SampleModel):
         return self._answer(x, flag, info)
 
     def _answer(self, x: Any, flag: int, info: dict[str, Any]) -> SampleAnswer:
-        status, message = _meaning(flag)
+        status, message = _FLAGS.get(flag, _UNKNOWN)
         if flag not in _WITH_POINT:
             return SampleAnswer(status, message, info["iterations"])
         return self._buffers.answer(status, message, info["iterations"], x, info["lam"])
@@ -119,10 +125,5 @@ class DAQPModel(SampleModel):
             "primal_tol": tolerance,
             "iter_limit": config.max_iter,
             "time_limit": config.time_limit or 0.0,
-            "eq_reduction": {"auto": 0, "on": 1, "off": -1}[config.eq_reduction],
+            "eq_reduction": self._eq_reduction,
         }
-
-
-def _meaning(flag: int) -> tuple[Status, str]:
-    status, words = _FLAGS.get(flag, (Status.NUMERICAL, "unsupported"))
-    return status, f"exit flag {flag}: {words}"

@@ -21,8 +21,8 @@ class GurobiConfig(SampleSolverConfig):
     rtol: float = Field(
         1e-9,
         ge=0,
-        description="Relative gap at which the barrier method stops (dimensionless): BarConvTol, "
-        "BarQCPConvTol.",
+        description="Relative gap at which the barrier method stops (dimensionless): BarConvTol "
+        "and BarQCPConvTol, the latter at least 1e-9.",
     )
     atol: float = Field(
         1e-9,

@@ -49,8 +49,8 @@ def _reason(error: gp.GurobiError) -> str:
     lowered = text.lower()
     if error.errno != gp.GRB.Error.NO_LICENSE:
         return f"the Gurobi licence cannot be reached (error {error.errno}: {text})"
-    if "expire" in lowered:
+    if "license expired" in lowered:
         return f"the Gurobi licence has expired ({text}); renew it, or upgrade gurobipy"
-    if "version" in lowered:
+    if "version number" in lowered:
         return f"the Gurobi licence is for another version ({text})"
     return f"there is no valid Gurobi licence here ({text})"

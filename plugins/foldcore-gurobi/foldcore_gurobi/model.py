@@ -6,6 +6,7 @@ import gurobipy as gp
 import numpy as np
 from gurobipy import GRB
 from numpy.typing import NDArray
+from scipy.sparse import csc_matrix
 
 from foldcore import (
     ProblemClass,
@@ -23,16 +24,16 @@ from .parameters import parameters_for
 
 Floats = NDArray[np.float64]
 
-_STATUS: dict[int, Status] = {
-    GRB.OPTIMAL: Status.OPTIMAL,
-    GRB.LOCALLY_OPTIMAL: Status.OPTIMAL,  # only where parameters ask for a local search
-    GRB.INFEASIBLE: Status.INFEASIBLE,
-    GRB.UNBOUNDED: Status.UNBOUNDED,
-    GRB.ITERATION_LIMIT: Status.ITERATION_LIMIT,
-    GRB.NODE_LIMIT: Status.ITERATION_LIMIT,
-    GRB.TIME_LIMIT: Status.TIME_LIMIT,
-    GRB.WORK_LIMIT: Status.TIME_LIMIT,
-    GRB.SUBOPTIMAL: Status.INACCURATE,
+_STATUS: dict[str, Status] = {
+    "OPTIMAL": Status.OPTIMAL,
+    "LOCALLY_OPTIMAL": Status.OPTIMAL,  # only where parameters ask for a local search
+    "INFEASIBLE": Status.INFEASIBLE,
+    "UNBOUNDED": Status.UNBOUNDED,
+    "ITERATION_LIMIT": Status.ITERATION_LIMIT,
+    "NODE_LIMIT": Status.ITERATION_LIMIT,
+    "TIME_LIMIT": Status.TIME_LIMIT,
+    "WORK_LIMIT": Status.TIME_LIMIT,
+    "SUBOPTIMAL": Status.INACCURATE,
 }
 
 _WORDS = {getattr(GRB.Status, name): name for name in dir(GRB.Status) if name.isupper()}
@@ -53,8 +54,7 @@ class GurobiModel(SampleModel):
     ) -> None:
         self._parameters = parameters_for(config, structure, single_thread=single_thread)
         self._searches = structure.convex is False
-        simplex = self._parameters.get("Method") in (0, 1)
-        self._uses_start = structure.problem_class is ProblemClass.LP or simplex
+        self._linear = structure.problem_class is ProblemClass.LP
         self._model = gp.Model(env=environment())
         for name, value in self._parameters.items():
             self._model.setParam(name, value)
@@ -95,21 +95,22 @@ class GurobiModel(SampleModel):
         else:
             for name, field in (("A", "b"), ("G", "h")):
                 if field in pending:
-                    self._rows[name].RHS = data.vector(field, 0, 0.0)
+                    self._rows[name].setAttr("RHS", data.vector(field, 0, 0.0))
         if "lower" in pending:
-            self._x.LB = data.vector("lower", n, -np.inf)
+            self._x.setAttr("LB", data.vector("lower", n, -np.inf))
         if "upper" in pending:
-            self._x.UB = data.vector("upper", n, np.inf)
+            self._x.setAttr("UB", data.vector("upper", n, np.inf))
         if "P" in pending:
-            hessian = data.sparse("P", n) / 2 if "P" in data.fields else None
-            cost = data.vector("q", n, 0.0)
-            x = self._x
-            self._model.setMObjective(hessian, cost, 0.0, xQ_L=x, xQ_R=x, xc=x)
+            self._send_objective(data.sparse("P", n), data.vector("q", n, 0.0))
         elif "q" in pending:
-            self._x.Obj = data.vector("q", n, 0.0)
+            self._x.setAttr("Obj", data.vector("q", n, 0.0))
         self._send_curved(data, pending & _QUADRATIC)
         self._model.update()
         self._built, self._pending = True, frozenset()
+
+    def _send_objective(self, hessian: csc_matrix, cost: Floats) -> None:
+        x = self._x
+        self._model.setMObjective(hessian / 2, cost, 0.0, xQ_L=x, xQ_R=x, xc=x)
 
     def _send_rows(self, data: SampleData) -> None:
         for row in self._rows.values():
@@ -140,36 +141,38 @@ class GurobiModel(SampleModel):
             raise ValueError("quadratic rows must be dense")
         x = self._x
         self._curved = {
-            i: self._model.addMQConstr(
+            i: self._model.addMQConstr(  # type: ignore[call-overload]  # the stubs forget rhs
                 hessians[i] / 2, slopes[i], GRB.LESS_EQUAL, right[i], xQ_L=x, xQ_R=x, xc=x
             )
             for i in kept
         }
 
     def _set_start(self, start: SampleStart) -> None:
+        """Start an LP from its vertex, a search from its incumbent; Gurobi's QP methods take none."""
         if self._searches:
-            self._x.Start = start.x
+            self._x.setAttr("Start", start.x)
             return
-        if not self._uses_start or start.equality is None or start.inequality is None:
+        if not self._linear or start.equality is None or start.inequality is None:
             return
-        self._x.PStart = start.x
+        self._x.setAttr("PStart", start.x)
         for name, multipliers in (("A", start.equality), ("G", start.inequality)):
             if name in self._rows:
-                self._rows[name].DStart = -multipliers[: self._rows[name].size]
+                row = self._rows[name]
+                row.setAttr("DStart", -multipliers[: row.size])
 
     def _answer(self, data: SampleData) -> SampleAnswer:
         model, code = self._model, self._model.Status
         if code == GRB.INTERRUPTED:
             raise KeyboardInterrupt
         iterations = int(model.IterCount) + int(model.BarIterCount)
-        message = _WORDS.get(code, str(code))
+        message = _WORDS.get(code, f"status {code}")
         if code in (GRB.INF_OR_UNBD, GRB.UNBOUNDED):
             status, settled = self._resolve_unbounded(data.n)
             return SampleAnswer(status, f"{message}; without objective: {settled}", iterations)
-        status = _STATUS.get(code, Status.NUMERICAL)
+        status = _STATUS.get(message, Status.NUMERICAL)
         if not status.ok:
             return SampleAnswer(status, message, iterations)
-        x: Floats = self._x.X
+        x: Floats = self._x.getAttr("X")
         if not np.isfinite(x).all():
             return SampleAnswer(Status.NUMERICAL, f"{message}, with NaN or inf in x", iterations)
         return SampleAnswer(
@@ -183,17 +186,17 @@ class GurobiModel(SampleModel):
         has a feasible point.
         """
         self._pending |= {"P", "q"}
-        self._model.setMObjective(None, np.zeros(n), 0.0, xc=self._x)
+        self._send_objective(csc_matrix((n, n)), np.zeros(n))
         self._model.setParam("DualReductions", 0)
         try:
             self._model.reset(1)
             self._model.optimize()
         finally:
             self._model.setParam("DualReductions", self._parameters.get("DualReductions", 1))
-        code = self._model.Status
-        found = {GRB.OPTIMAL: Status.UNBOUNDED, GRB.SUBOPTIMAL: Status.UNBOUNDED}
-        status = found.get(code) or _STATUS.get(code, Status.NUMERICAL)
-        return status, _WORDS.get(code, str(code))
+        word = _WORDS.get(self._model.Status, f"status {self._model.Status}")
+        if word in ("OPTIMAL", "SUBOPTIMAL"):
+            return Status.UNBOUNDED, word
+        return _STATUS.get(word, Status.NUMERICAL), word
 
     def _duals(self, data: SampleData) -> dict[str, Floats]:
         """Return multipliers; none where Gurobi has none (nonconvex, or QCPDual switched off).
@@ -204,8 +207,8 @@ class GurobiModel(SampleModel):
         n, linear = data.n, data.count("h")
         lower, upper = data.vector("lower", n, -np.inf), data.vector("upper", n, np.inf)
         try:
-            slopes = {name: row.Pi for name, row in self._rows.items()}
-            reduced: Floats = self._x.RC
+            slopes = {name: row.getAttr("Pi") for name, row in self._rows.items()}
+            reduced: Floats = self._x.getAttr("RC")
             curved = {linear + i: row.QCPi for i, row in self._curved.items()}
         except gp.GurobiError as error:
             if error.errno in _NO_DUALS:

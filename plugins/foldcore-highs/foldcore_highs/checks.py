@@ -34,21 +34,31 @@ def refused(data: SampleData) -> SampleAnswer | None:
 
 
 def is_convex(hessian: Any) -> bool:
-    """Whether a symmetric scipy matrix is positive semidefinite up to rounding.
+    """Whether a symmetric scipy matrix is positive semidefinite up to rounding."""
+    return _has_positive_pivots(hessian, 1.0)
 
-    Gaussian elimination without row exchanges has positive pivots iff the matrix is positive
-    definite; a shift of the size of rounding admits semidefinite ones.
+
+def is_definite(hessian: Any) -> bool:
+    """Whether a symmetric scipy matrix is positive definite by more than rounding."""
+    return _has_positive_pivots(hessian, -1.0)
+
+
+def _has_positive_pivots(hessian: Any, sign: float) -> bool:
+    """Shift by ``sign`` times rounding, then eliminate symmetrically.
+
+    Elimination with diagonal pivots has positive ones alone iff the matrix is positive definite.
     """
     size = float(abs(hessian).max()) if hessian.nnz else 0.0
     if size == 0:
-        return True
+        return sign > 0
     n = hessian.shape[0]
-    shifted = hessian + 100 * n * np.finfo(float).eps * size * identity(n, format="csc")
+    shift = sign * 100 * n * np.finfo(float).eps * size
+    shifted = (hessian + shift * identity(n, format="csc")).tocsc()
     if (shifted.diagonal() <= 0).any():
         return False
     try:
         factor = splu(
-            shifted.tocsc(),
+            shifted,
             permc_spec="MMD_AT_PLUS_A",
             diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},

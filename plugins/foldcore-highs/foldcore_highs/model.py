@@ -10,7 +10,7 @@ from scipy.sparse import csc_matrix, tril, vstack
 
 from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, SampleStart, Status
 
-from .checks import is_convex, refused
+from .checks import is_convex, is_definite, refused
 from .config import HighsConfig
 
 Floats = NDArray[np.float64]
@@ -25,6 +25,10 @@ _STATUS: dict[HighsModelStatus, Status] = {
 
 PROXIMAL_WEIGHTS = (1e-7, 1e-9, 1e-11, 1e-12, 1e-12, 1e-12)
 """Weights δ of the proximal steps, relative to the largest entry of P; the first is HiGHS's own."""
+
+
+BOUND_SCALES = (5, 8, 11)
+"""Powers of two to scale bounds by when the QP method drifts out of the feasible set and gives up."""
 
 
 class HighsError(Exception):
@@ -115,7 +119,8 @@ class HighsModel(SampleModel):
             _check(native.setOptionValue("time_limit", limit), "option time_limit")
         status = self._run(data, start)
         if status == HighsModelStatus.kSolveError and self._hessian.nnz:
-            status = self._run_proximal(data)
+            definite = is_definite(data.sparse("P", data.n))
+            status = self._run_scaled(data) if definite else self._run_proximal(data)
         if status in (HighsModelStatus.kUnbounded, HighsModelStatus.kUnboundedOrInfeasible):
             return self._resolve_unbounded(data)
         return status
@@ -140,6 +145,23 @@ class HighsModel(SampleModel):
         ):
             self._iterations += max(0, int(count))
         return native.getModelStatus()
+
+    def _run_scaled(self, data: SampleData) -> HighsModelStatus:
+        """Solve a strictly convex QP that HiGHS gave up.
+
+        Its method takes steps of rounding size for feasible; on one QP in a hundred they add up,
+        and it refuses its own optimum. In larger units, an exact substitution, they do so less.
+        """
+        status = HighsModelStatus.kSolveError
+        try:
+            for scale in BOUND_SCALES:
+                _check(self._native.setOptionValue("user_bound_scale", scale), "the bounds' scale")
+                status = self._run(data)
+                if status != HighsModelStatus.kSolveError:
+                    break
+        finally:
+            _check(self._native.setOptionValue("user_bound_scale", 0), "the bounds' scale")
+        return status
 
     def _run_proximal(self, data: SampleData) -> HighsModelStatus:
         """Solve with a semidefinite P. Source: Rockafellar (1976), proximal point algorithm."""

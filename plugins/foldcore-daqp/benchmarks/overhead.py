@@ -1,0 +1,165 @@
+"""What the layer adds to the raw solver, and what two workers save.
+
+python plugins/foldcore-daqp/benchmarks/overhead.py [daqp] [clarabel] [workers] [--repeat 31]
+
+Each case prints the medians of a hand-written loop over prepared arrays and of ``layer(...)``
+without gradient, taken in turns in one process, and their ratio. Processor time is printed beside
+wall time, because on a busy machine the former is the steadier. Set OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import joblib
+import numpy as np
+import torch
+
+import foldcore
+from foldcore.testing.problems import declare, random_qp
+
+BATCH = 64
+
+
+def alternate(
+    calls: dict[str, Callable[[], object]], repeat: int
+) -> dict[str, tuple[float, float]]:
+    """Return the median wall and processor time (milliseconds) of each call, taken in turns."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(repeat):
+        for name, call in calls.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            call()
+            spent = (time.perf_counter() - wall, time.process_time() - processor)
+            times[name].append(spent)
+    return {
+        name: (
+            1e3 * statistics.median(wall for wall, _ in spent),
+            1e3 * statistics.median(processor for _, processor in spent),
+        )
+        for name, spent in times.items()
+    }
+
+
+def report(title: str, times: dict[str, tuple[float, float]], base: str) -> None:
+    """Print each median and its ratio to that of ``base``."""
+    print(title)
+    for name, (wall, processor) in times.items():
+        ratios = f"{wall / times[base][0]:6.2f} {processor / times[base][1]:6.2f}"
+        print(f"  {name:34s} {wall:8.2f} ms wall {processor:8.2f} ms processor   ratio {ratios}")
+
+
+def without_gradient(layer: Callable[..., torch.Tensor], **params: torch.Tensor) -> object:
+    """Return ``layer(...)`` with nothing recorded."""
+    with torch.no_grad():
+        return layer(**params)
+
+
+def dense_qps() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """64 QPs with n = 100, 50 inequalities, 20 equalities, whose q alone varies."""
+    data = random_qp(0, 100, 20, 50, bounds=False)
+    noise = torch.randn(BATCH, 100, generator=torch.Generator().manual_seed(1)).double()
+    return data, data["q"] + 0.3 * noise
+
+
+def daqp_case(repeat: int) -> None:
+    """Compare with three hand-written loops over DAQP."""
+    import daqp
+
+    data, q = dense_qps()
+    layer = foldcore.build({"problem": declare(data, ["q"]), "solver": "daqp", "rule": "newton"})
+    P, A, b, G, h = (data[name].numpy() for name in ("P", "A", "b", "G", "h"))
+    rows, upper = np.vstack([A, G]), np.concatenate([b, h])
+    lower = np.concatenate([b, np.full(h.size, -1e30)])
+    sense = np.array([5] * b.size + [0] * h.size, dtype=np.intc)
+    linear = q.numpy()
+    model = daqp.Model()
+    model.setup(P, linear[0].copy(), rows, upper, lower, sense)
+
+    def updated(cold: bool) -> list[object]:
+        answers = []
+        for one in linear:
+            model.update(f=one, sense=sense if cold else None)
+            answers.append(model.solve())
+        return answers
+
+    calls: dict[str, Callable[[], object]] = {
+        "raw Model.update, cold starts": lambda: updated(True),
+        "raw Model.update, hot starts": lambda: updated(False),
+        "raw daqp.solve": lambda: [daqp.solve(P, f, rows, upper, lower, sense) for f in linear],
+        "layer": lambda: without_gradient(layer, q=q),
+    }
+    report("daqp: 64 QPs, n=100, 50 inequalities, 20 equalities", alternate(calls, repeat),
+           "raw Model.update, cold starts")  # fmt: skip
+
+
+def clarabel_case(repeat: int) -> None:
+    """Compare with a hand-written loop over Clarabel."""
+    import clarabel
+    from foldcore_clarabel.testing import ball_qcqp, raw_cones
+
+    problem, q = ball_qcqp(20, BATCH)
+    layer = foldcore.build({"problem": problem, "solver": "clarabel"})
+    P, A, b, cones = raw_cones(problem)
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    solver = clarabel.DefaultSolver(P, q[0].numpy(), A, b, cones, settings)
+    linear = q.numpy()
+
+    def updated() -> list[object]:
+        answers = []
+        for one in linear:
+            solver.update(q=one)
+            answers.append(solver.solve())
+        return answers
+
+    calls = {"raw update": updated, "layer": lambda: without_gradient(layer, q=q)}
+    report("clarabel: 64 QCQPs, n=20", alternate(calls, repeat), "raw update")
+
+
+def workers_case(repeat: int) -> None:
+    """Compare one worker with two."""
+    data, q = dense_qps()
+    problem = declare(data, ["q"])
+
+    def layer(workers: int) -> Callable[..., torch.Tensor]:
+        solver = {"kind": "daqp", "workers": workers}
+        return foldcore.build({"problem": problem, "solver": solver, "rule": "newton"})
+
+    one, two = layer(1), layer(2)
+
+    def threads() -> object:
+        with joblib.parallel_config(backend="threading"):
+            return without_gradient(two, q=many)
+
+    many = q.repeat(8, 1)
+    calls: dict[str, Callable[[], object]] = {
+        "workers: 1": lambda: without_gradient(one, q=many),
+        "workers: 2, joblib's processes": lambda: without_gradient(two, q=many),
+        "workers: 2, joblib's threads": threads,
+    }
+    title = f"daqp: the same QPs, batch {many.shape[0]}, two workers"
+    report(title, alternate(calls, max(repeat // 3, 3)), "workers: 1")
+
+
+CASES = {"daqp": daqp_case, "clarabel": clarabel_case, "workers": workers_case}
+
+
+def main() -> None:
+    """Run the chosen cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("cases", nargs="*", default=["daqp", "workers"], metavar="case")
+    parser.add_argument("--repeat", type=int, default=31)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for case in arguments.cases:
+        CASES[case](arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()
