@@ -29,7 +29,6 @@ from .program import SmoothProgram
 from .solution import Duals, Solution, Status
 from .truncated_series import SeriesWatch
 
-
 _DRIFT = 1e-3
 """Relative distance from the solution at which steps that should rest there have left it."""
 

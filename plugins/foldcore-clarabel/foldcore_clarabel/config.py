@@ -25,10 +25,22 @@ class ClarabelConfig(SampleSolverConfig):
         "and, unless rtol is larger, tol_feas.",
     )
     accept: float = Field(
-        1e-8,
+        1e-7,
         ge=0,
         description="Tolerance (dimensionless) at which a point still counts as optimal where "
         "rounding ends progress before rtol and atol are met; the reduced_tol options.",
+    )
+    cone_tol: float = Field(
+        1e-8,
+        ge=0,
+        description="Least tolerance asked of Clarabel where there are quadratic rows "
+        "(dimensionless): on cones it gets no further, and polishing does the rest.",
+    )
+    polishing: int = Field(
+        5,
+        ge=0,
+        description="Largest number of Newton steps on the active set of a problem with quadratic "
+        "rows (count); they end where the residual does not fall any more. 0 is off.",
     )
     max_iter: int = Field(
         200, ge=1, description="Largest number of interior-point iterations (count)."

@@ -12,6 +12,7 @@ from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, Sa
 
 from .config import ClarabelConfig
 from .convexity import factor_of, is_convex
+from .polish import Point, Polisher
 from .rows import Limits, QuadraticRow, Rows
 
 _STATUS: dict[str, Status] = {
@@ -39,7 +40,9 @@ class ClarabelModel(SampleModel):
     def __init__(
         self, config: ClarabelConfig, structure: ProgramStructure, *, single_thread: bool
     ) -> None:
-        self._settings = _settings(config, 1 if single_thread else config.threads)
+        self._config = config
+        cones = structure.template.quadratic_r is not None
+        self._settings = _settings(config, 1 if single_thread else config.threads, cones=cones)
         self._known_convex = structure.convex is True
         self._native: Any = None
         self._rows: Rows | None = None
@@ -71,10 +74,20 @@ class ClarabelModel(SampleModel):
         except Exception as error:  # Clarabel raises nothing more precise
             self._native = None
             return SampleAnswer(Status.NUMERICAL, f"Clarabel refused the data: {error}")
-        return _answer(answer, rows)
+        return self._translate(answer, rows, data, self._limits)
 
     def close(self) -> None:
         self._native = None
+
+    def _translate(self, found: Any, rows: Rows, data: SampleData, limits: Limits) -> SampleAnswer:
+        words = str(found.status)
+        status = _STATUS.get(words, Status.NUMERICAL)
+        if not status.ok:
+            return SampleAnswer(status, words, found.iterations)
+        point = Point(np.array(found.x), **rows.duals(np.array(found.z)))
+        if self._quadratic_rows and self._config.polishing:
+            point = Polisher(data, limits).polish(point, self._config.polishing)
+        return SampleAnswer(status, words, found.iterations, **vars(point))
 
     def _examine(self, data: SampleData, changed: frozenset[str]) -> str:
         """Factor the Hessians of quadratic rows; return why Clarabel cannot take these matrices."""
@@ -115,23 +128,14 @@ def _quadratic_rows(data: SampleData) -> tuple[QuadraticRow, ...] | None:
     return tuple(rows)
 
 
-def _answer(found: Any, rows: Rows) -> SampleAnswer:
-    words = str(found.status)
-    status = _STATUS.get(words, Status.NUMERICAL)
-    if not status.ok:
-        return SampleAnswer(status, words, found.iterations)
-    duals = rows.duals(np.array(found.z))
-    return SampleAnswer(status, words, found.iterations, x=np.array(found.x), **duals)
-
-
-def _settings(config: ClarabelConfig, threads: int) -> Any:
+def _settings(config: ClarabelConfig, threads: int, *, cones: bool) -> Any:
     settings = clarabel.DefaultSettings()
-    feasibility = max(config.rtol, config.atol)
-    settings.tol_gap_rel, settings.tol_gap_abs = config.rtol, config.atol
-    settings.tol_feas = feasibility
-    settings.reduced_tol_gap_rel = max(config.accept, config.rtol)
-    settings.reduced_tol_gap_abs = max(config.accept, config.atol)
-    settings.reduced_tol_feas = max(config.accept, feasibility)
+    floor = config.cone_tol if cones else 0.0
+    rtol, atol = max(config.rtol, floor), max(config.atol, floor)
+    settings.tol_gap_rel, settings.tol_gap_abs, settings.tol_feas = rtol, atol, max(rtol, atol)
+    settings.reduced_tol_gap_rel = max(config.accept, rtol)
+    settings.reduced_tol_gap_abs = max(config.accept, atol)
+    settings.reduced_tol_feas = max(config.accept, rtol, atol)
     settings.max_iter = config.max_iter
     settings.time_limit = float("inf") if config.time_limit is None else config.time_limit
     settings.equilibrate_enable = config.equilibrate
