@@ -120,6 +120,15 @@ def test_pgd_with_a_folded_projection(adjoint: str) -> None:
     compare(SETS["general"], {"rule": rule, "adjoint": ADJOINTS[adjoint]}, 1e-6)
 
 
+@pytest.mark.parametrize("adjoint", ["gmres", "direct"])
+def test_pgd_over_admm(adjoint: str) -> None:
+    """f-PGDb of the paper: fixed-point folding of PGD and of the ADMM that projects."""
+    pytest.importorskip("foldcore_admm", reason="the inner rule is foldcore-admm")
+    inner = {"solver": "osqp", "rule": "admm", "adjoint": "direct"}
+    rule = {"kind": "pgd", "projection": "inner", "inner": inner}
+    compare(SETS["general"], {"rule": rule, "adjoint": ADJOINTS[adjoint]}, 1e-6)
+
+
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_pgd_with_a_projection_by_a_differentiable_solver(adjoint: str) -> None:
     pytest.importorskip("foldcore_qpth", reason="the differentiable inner solver is foldcore-qpth")

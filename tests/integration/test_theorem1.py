@@ -27,16 +27,25 @@ N = 12
 FLOOR = 1e-11
 
 
-def instance(rule: str, seed: int) -> tuple[fc.QuadraticProgram, Tensor, Tensor]:
-    """Return a box-constrained QP, its linear term and a cotangent."""
+def instance(rule: str, seed: int) -> tuple[fc.ParametricProblem, Tensor, Tensor]:
+    """Return a box-constrained QP (or a lasso), its linear term and a cotangent."""
     data = random_qp(seed, N)
-    problem = declare(data, {"q"})
+    problem: fc.ParametricProblem = declare(data, {"q"})
+    if rule == "proximal":
+        P = data["P"]
+        problem = fc.Problem(
+            N,
+            lambda x, q: x @ P @ x / 2 + q @ x,
+            {"q": fc.Param(N)},
+            regularizers=[fc.L1(0.5)],
+            convex=True,
+        )
     generator = torch.Generator().manual_seed(1000 + seed)
     return problem, data["q"], torch.randn(N, generator=generator, dtype=torch.float64)
 
 
 def gradient(
-    problem: fc.QuadraticProgram, q: Tensor, cotangent: Tensor, **config: object
+    problem: fc.ParametricProblem, q: Tensor, cotangent: Tensor, **config: object
 ) -> Tensor:
     layer = fc.build({"problem": problem, "solver": "osqp", **config})
     leaf = q.clone().requires_grad_()
@@ -45,7 +54,7 @@ def gradient(
     return leaf.grad
 
 
-def spectral_radius(problem: fc.QuadraticProgram, q: Tensor, rule: object) -> float:
+def spectral_radius(problem: fc.ParametricProblem, q: Tensor, rule: object) -> float:
     """Return ρ(Φ) from the assembled Φ, which no product-based estimate enters."""
     layer = fc.build(
         {"problem": problem, "solver": "osqp", "rule": rule, "adjoint": "direct",
@@ -74,7 +83,7 @@ def fitted_rate(errors: list[float], ceiling: float = math.inf) -> float:
 
 
 def unfolding_errors(
-    problem: fc.QuadraticProgram, q: Tensor, cotangent: Tensor, rule: object, counts: list[int],
+    problem: fc.ParametricProblem, q: Tensor, cotangent: Tensor, rule: object, counts: list[int],
     mode: str,
 ) -> list[float]:  # fmt: skip
     reference = gradient(
@@ -95,6 +104,14 @@ RULES = [
         id="admm",
         marks=pytest.mark.skipif(
             "admm" not in fc.registry.update_rules.names(), reason="foldcore-admm is not installed"
+        ),
+    ),
+    pytest.param(
+        "proximal",
+        id="proximal",
+        marks=pytest.mark.skipif(
+            "proximal" not in fc.registry.update_rules.names(),
+            reason="foldcore-proximal is not installed",
         ),
     ),
 ]

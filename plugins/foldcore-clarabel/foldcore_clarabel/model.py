@@ -82,11 +82,15 @@ class ClarabelModel(SampleModel):
     def _translate(self, found: Any, rows: Rows, data: SampleData, limits: Limits) -> SampleAnswer:
         words = str(found.status)
         status = _STATUS.get(words, Status.NUMERICAL)
+        if status is Status.NUMERICAL and not is_convex(data.sparse("P", data.n)):
+            # P was declared positive semidefinite, and so not looked at before.
+            status = Status.NONCONVEX
         if not status.ok:
             return SampleAnswer(status, words, found.iterations)
         point = Point(np.array(found.x), **rows.duals(np.array(found.z)))
         if self._quadratic_rows and self._config.polishing:
-            point = Polisher(data, limits).polish(point, self._config.polishing)
+            tolerance = max(self._config.rtol, self._config.atol)
+            point = Polisher(data, limits).polish(point, self._config.polishing, tolerance)
         return SampleAnswer(status, words, found.iterations, **vars(point))
 
     def _examine(self, data: SampleData, changed: frozenset[str]) -> str:

@@ -45,11 +45,20 @@ class Polisher:
         self._hessians = np.reshape(np.asarray(data.fields["quadratic_P"]), (k, n, n))
         self._vectors = np.reshape(np.asarray(data.fields["quadratic_q"]), (k, n))
 
-    def polish(self, point: Point, steps: int) -> Point:
-        """Return the best of the point and of ``steps`` Newton iterates from it."""
+    def polish(self, point: Point, steps: int, tolerance: float) -> Point:
+        """Return the best of the point and of up to ``steps`` Newton iterates from it.
+
+        Args:
+            point: Near a solution.
+            steps: Largest number of steps (count).
+            tolerance: Residual at which to end, relative to 1 + the largest entry of q.
+        """
         active = self._active(point)
         best, error = point, self._error(point)
+        tolerance *= 1 + float(np.abs(self._q).max(initial=0.0))
         for _ in range(steps):
+            if error <= tolerance:
+                return best
             try:
                 point = self._step(point, active)
             except np.linalg.LinAlgError:  # dependent active gradients: nothing to gain

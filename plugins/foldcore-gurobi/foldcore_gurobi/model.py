@@ -40,7 +40,12 @@ _WORDS = {getattr(GRB.Status, name): name for name in dir(GRB.Status) if name.is
 
 _NO_DUALS = (GRB.Error.DATA_NOT_AVAILABLE, GRB.Error.NOT_FOR_MIP)
 
+_LIMITS = frozenset({"h", "lower", "upper", "quadratic_r"})
+
 _QUADRATIC = frozenset({"quadratic_P", "quadratic_q", "quadratic_r"})
+
+_EVERYTHING = frozenset({"P", "A", *_LIMITS, *_QUADRATIC}) - {"h"}
+"""What a fresh model is sent; q travels with P, and b, G and h with A."""
 
 
 class GurobiModel(SampleModel):
@@ -61,6 +66,7 @@ class GurobiModel(SampleModel):
         self._x = self._model.addMVar(structure.n, lb=-GRB.INFINITY)
         self._rows: dict[str, gp.MConstr] = {}
         self._curved: dict[int, gp.QConstr] = {}
+        self._has_lower = self._has_upper = np.zeros(structure.n, dtype=bool)
         self._pending: frozenset[str] = frozenset()
         self._built = False
 
@@ -68,7 +74,7 @@ class GurobiModel(SampleModel):
         self, data: SampleData, changed: frozenset[str], start: SampleStart | None
     ) -> SampleAnswer:
         self._pending |= changed
-        if _is_empty(data):
+        if self._pending & _LIMITS and _is_empty(data):
             return SampleAnswer(Status.INFEASIBLE, "not solved: a lower limit is +inf, or h -inf")
         try:
             self._send(data)
@@ -89,7 +95,7 @@ class GurobiModel(SampleModel):
     def _send(self, data: SampleData) -> None:
         n, pending = data.n, self._pending
         if not self._built:
-            pending = frozenset({"P", "A", "lower", "upper", *_QUADRATIC})
+            pending = _EVERYTHING
         if pending & {"A", "G"}:
             self._send_rows(data)
         else:
@@ -97,15 +103,20 @@ class GurobiModel(SampleModel):
                 if field in pending:
                     self._rows[name].setAttr("RHS", data.vector(field, 0, 0.0))
         if "lower" in pending:
-            self._x.setAttr("LB", data.vector("lower", n, -np.inf))
+            lower = data.vector("lower", n, -np.inf)
+            self._x.setAttr("LB", lower)
+            self._has_lower = np.isfinite(lower)
         if "upper" in pending:
-            self._x.setAttr("UB", data.vector("upper", n, np.inf))
+            upper = data.vector("upper", n, np.inf)
+            self._x.setAttr("UB", upper)
+            self._has_upper = np.isfinite(upper)
         if "P" in pending:
             self._send_objective(data.sparse("P", n), data.vector("q", n, 0.0))
         elif "q" in pending:
             self._x.setAttr("Obj", data.vector("q", n, 0.0))
         self._send_curved(data, pending & _QUADRATIC)
-        self._model.update()
+        if pending & {"A", "G", *_QUADRATIC}:
+            self._model.update()  # rows take attributes only once they are in the model
         self._built, self._pending = True, frozenset()
 
     def _send_objective(self, hessian: csc_matrix, cost: Floats) -> None:
@@ -204,8 +215,7 @@ class GurobiModel(SampleModel):
         Gurobi's Pi and QCPi are the objective's slopes in the right-hand sides, which is -ν and -μ; RC is
         positive at lower bounds.
         """
-        n, linear = data.n, data.count("h")
-        lower, upper = data.vector("lower", n, -np.inf), data.vector("upper", n, np.inf)
+        linear = data.count("h")
         try:
             slopes = {name: row.getAttr("Pi") for name, row in self._rows.items()}
             reduced: Floats = self._x.getAttr("RC")
@@ -221,8 +231,8 @@ class GurobiModel(SampleModel):
         return {
             "equality": -slopes.get("A", np.zeros(0)),
             "inequality": inequality,
-            "lower": np.where(np.isfinite(lower), np.maximum(reduced, 0.0), 0.0),
-            "upper": np.where(np.isfinite(upper), np.maximum(-reduced, 0.0), 0.0),
+            "lower": np.where(self._has_lower, np.maximum(reduced, 0.0), 0.0),
+            "upper": np.where(self._has_upper, np.maximum(-reduced, 0.0), 0.0),
         }
 
 

@@ -53,9 +53,6 @@ def _try(model: gp.Model, name: str, value: Value) -> None:
         model.setParam(name, kind(value))
     except gp.GurobiError as error:
         raise ValueError(f"Gurobi's parameter {name!r} cannot be {value!r}: {error}.") from error
-    if name != "LogFile":
-        return
-    model.setParam(name, "")
 
 
 def parameters_for(

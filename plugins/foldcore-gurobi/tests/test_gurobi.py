@@ -218,15 +218,39 @@ def test_a_warm_start_is_used_by_lps_and_leaves_no_trace(kind):
     assert same(problem.solve(3, data, warm=broken), cold)
 
 
-def test_a_search_starts_from_a_given_solution():
+def test_a_search_starts_from_a_given_solution(capfd):
     problem, values = indefinite(12)
-    session = Opened(problem, parameters={"OutputFlag": 0})
+    session = Opened(problem, parameters={"OutputFlag": 1})
     cold = session.solve(1, values)
-    limited = Opened(problem, parameters={"SolutionLimit": 1, "Heuristics": 0, "Presolve": 0})
-    assert limited.solve(1, values).messages == ("SOLUTION_LIMIT",)
+    assert "MIP start" not in capfd.readouterr().out
     warm = session.solve(1, values, warm=cold)
-    assert torch.equal(warm.primal, cold.primal)
+    assert "Loaded user MIP start" in capfd.readouterr().out
+    torch.testing.assert_close(warm.primal, cold.primal, rtol=0, atol=1e-6)
     assert torch.equal(session.solve(1, values).primal, cold.primal)
+    assert "MIP start" not in capfd.readouterr().out
+
+
+def test_a_nonconvex_qcqp_in_closed_form():
+    # The point outside of the unit ball that is nearest to p: p/‖p‖, with multiplier 1 - ‖p‖.
+    p = torch.tensor([[0.3, -0.4], [0.06, 0.08]], dtype=F64)
+    problem = QuadraticProgram(
+        P=torch.eye(2, dtype=F64),
+        q=Param(2),
+        quadratic_P=-torch.eye(2, dtype=F64)[None],
+        quadratic_q=torch.zeros(1, 2, dtype=F64),
+        quadratic_r=-torch.full((1,), 0.5, dtype=F64),
+    )
+    assert problem.structure.problem_class is ProblemClass.NONCONVEX_QCQP
+    bounded = Opened(problem)
+    solution = bounded.solve(2, {"q": -p})
+    assert solution.status == (Status.OPTIMAL,) * 2
+    assert solution.duals is None
+    expected = p / p.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(solution.primal, expected, rtol=0, atol=1e-3)
+    report, duals = kkt_report(bounded.bind(2, {"q": -p}), solution.primal)
+    assert float(report.residual.max()) < 1e-3
+    length = p.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(duals.inequality, 1 - length, rtol=0, atol=2e-3)
 
 
 def test_only_what_changed_is_sent(monkeypatch):
