@@ -104,6 +104,7 @@ from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
 from .sparse import Sparse, SparseMatrix
 from .spectrum import fastest_step, ritz_values, spectral_radius
 from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
+from .warm_starts import WarmStarts
 
 __all__ = [
     "API_VERSION",
@@ -208,6 +209,7 @@ __all__ = [
     "UnknownPluginError",
     "UnsupportedError",
     "UpdateRule",
+    "WarmStarts",
     "ZeroOperator",
     "accelerate",
     "build",

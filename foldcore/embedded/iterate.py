@@ -67,8 +67,7 @@ class _IterateSession(Session):
         if iteration is None:
             raise TypeError("iterate: called without an iteration; it declares needs_rule.")
         with torch.no_grad():
-            start = None if warm_start is None else warm_start.primal
-            run = self._run(iteration, iteration.start(start))
+            run = self._run(iteration, _start(iteration, warm_start))
             primal = iteration.primal(run.state)
             duals = iteration.duals(run.state)
         reasons = {
@@ -110,6 +109,18 @@ class _IterateSession(Session):
             if bool((done | dead).all()):
                 break
         return _Run(state, done, dead, count)
+
+
+def _start(iteration: IterationMap, warm_start: Solution | None) -> Tensor:
+    """Return the first state; rows whose warm start is not finite start cold."""
+    cold = iteration.start(None)
+    if warm_start is None:
+        return cold
+    known = torch.isfinite(warm_start.primal).all(-1, keepdim=True)
+    warm = iteration.start(
+        torch.where(known, warm_start.primal, torch.zeros_like(warm_start.primal))
+    )
+    return torch.where(known, warm, cold)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, Sa
 
 from .config import ClarabelConfig
 from .convexity import factor_of, is_convex
-from .polish import Point, Polisher
-from .rows import Limits, QuadraticRow, Rows
+from .polish import Polisher
+from .rows import Floats, Limits, QuadraticRow, Rows
 
 _STATUS: dict[str, Status] = {
     "Solved": Status.OPTIMAL,
@@ -50,6 +50,8 @@ class ClarabelModel(SampleModel):
         self._present: bytes = b""
         self._quadratic_rows: tuple[QuadraticRow, ...] = ()
         self._refusal = ""
+        self._side: Floats | None = None
+        self._polisher: Polisher | None = None
 
     def solve(
         self, data: SampleData, changed: frozenset[str], start: SampleStart | None
@@ -58,7 +60,7 @@ class ClarabelModel(SampleModel):
             self._native = None
             self._refusal = self._examine(data, changed)
         if self._limits is None or not _LIMITS.isdisjoint(changed):
-            self._limits = Limits.of(data)
+            self._limits, self._side = Limits.of(data), None
             present = b"".join(mask.tobytes() for mask in self._limits.present())
             if present != self._present:
                 self._native, self._present = None, present
@@ -74,12 +76,12 @@ class ClarabelModel(SampleModel):
         except Exception as error:  # Clarabel raises nothing more precise
             self._native = None
             return SampleAnswer(Status.NUMERICAL, f"Clarabel refused the data: {error}")
-        return self._translate(answer, rows, data, self._limits)
+        return self._translate(answer, rows, data)
 
     def close(self) -> None:
         self._native = None
 
-    def _translate(self, found: Any, rows: Rows, data: SampleData, limits: Limits) -> SampleAnswer:
+    def _translate(self, found: Any, rows: Rows, data: SampleData) -> SampleAnswer:
         words = str(found.status)
         status = _STATUS.get(words, Status.NUMERICAL)
         if status is Status.NUMERICAL and not is_convex(data.sparse("P", data.n)):
@@ -87,11 +89,12 @@ class ClarabelModel(SampleModel):
             status = Status.NONCONVEX
         if not status.ok:
             return SampleAnswer(status, words, found.iterations)
-        point = Point(np.array(found.x), **rows.duals(np.array(found.z)))
-        if self._quadratic_rows and self._config.polishing:
+        point = rows.point(np.array(found.x), np.array(found.z))
+        if self._polisher is not None:
             tolerance = max(self._config.rtol, self._config.atol)
-            point = Polisher(data, limits).polish(point, self._config.polishing, tolerance)
-        return SampleAnswer(status, words, found.iterations, **vars(point))
+            q = data.vector("q", data.n, 0.0)
+            point = self._polisher.polish(q, point, self._config.polishing, tolerance)
+        return SampleAnswer(status, words, found.iterations, x=point.x, **rows.duals(point))
 
     def _examine(self, data: SampleData, changed: frozenset[str]) -> str:
         """Factor the Hessians of quadratic rows; return why Clarabel cannot take these matrices."""
@@ -106,14 +109,18 @@ class ClarabelModel(SampleModel):
 
     def _load(self, data: SampleData, limits: Limits) -> Rows:
         if self._native is None or self._rows is None:
-            self._rows = Rows(data, limits, self._quadratic_rows)
+            self._rows, self._side = Rows(data, limits, self._quadratic_rows), None
             P = csc_matrix(triu(data.sparse("P", data.n), format="csc"))
             A = self._rows.matrix
             zeros = (np.zeros(data.n), np.zeros(A.shape[0]))
             cones = self._rows.cones()
             self._native = clarabel.DefaultSolver(P, zeros[0], A, zeros[1], cones, self._settings)
-        q = data.vector("q", data.n, 0.0)
-        self._native.update(q=q, b=self._rows.right_hand_side(limits))
+        if self._side is None:
+            side = self._side = self._rows.right_hand_side(limits)
+            self._native.update(b=side)
+            polished = self._quadratic_rows and self._config.polishing
+            self._polisher = self._rows.polisher(data, side, limits) if polished else None
+        self._native.update(q=data.vector("q", data.n, 0.0))
         return self._rows
 
 

@@ -21,6 +21,8 @@ from scipy.sparse import csc_matrix, identity, vstack
 
 from foldcore import SampleData
 
+from .polish import Point, Polisher
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -133,16 +135,44 @@ class Rows:
         side[self._first], side[self._last] = scaled + 0.5, scaled - 0.5
         return side
 
-    def duals(self, z: Floats) -> dict[str, Floats]:
-        """Translate Clarabel's z to foldcore's multipliers."""
-        equality, fixed, linear, above, below = np.split(z[: self._ends[4]], self._ends[:4])
-        inequality, (lower, upper) = np.zeros(self._m + self._k), np.zeros((2, self._n))
-        inequality[self._linear] = linear
-        cones = (z[self._first] + z[self._last]) / self._sizes
-        inequality[self._m + self._quadratic] = np.maximum(cones, 0.0)
+    def point(self, x: Floats, z: Floats) -> Point:
+        """Return x with the multipliers that Clarabel's z stands for."""
+        equalities, end = self._ends[1], self._ends[4]
+        cones = np.maximum((z[self._first] + z[self._last]) / self._sizes, 0.0)
+        return Point(x, z[:equalities], np.concatenate([z[equalities:end], cones]))
+
+    def duals(self, point: Point) -> dict[str, Floats]:
+        """Return the multipliers in foldcore's order."""
+        p, ends = self._ends[0], self._ends[2:5] - self._ends[1]
+        linear, above, below, cones = np.split(point.inequality, ends)
+        inequality, lower, upper = np.zeros(self._m + self._k), np.zeros(self._n), np.zeros(self._n)
+        inequality[self._linear], inequality[self._m + self._quadratic] = linear, cones
         upper[self._above], lower[self._below] = above, below
-        upper[self._fixed], lower[self._fixed] = np.maximum(fixed, 0.0), np.maximum(-fixed, 0.0)
-        return {"equality": equality, "inequality": inequality, "lower": lower, "upper": upper}
+        if self._fixed.size:
+            fixed = point.equality[p:]
+            upper[self._fixed], lower[self._fixed] = np.maximum(fixed, 0), np.maximum(-fixed, 0)
+        return {
+            "equality": point.equality[:p],
+            "inequality": inequality,
+            "lower": lower,
+            "upper": upper,
+        }
+
+    def polisher(self, data: SampleData, side: Floats, limits: Limits) -> Polisher:
+        """Return the problem in dense form."""
+        equalities, end = int(self._ends[1]), int(self._ends[4])
+        rows, n = self.matrix[:end].toarray(), self._n
+        chosen = self._quadratic
+        return Polisher(
+            P=np.array(data.dense("P", n)),
+            E=rows[:equalities],
+            e=side[:equalities],
+            L=rows[equalities:],
+            l=side[equalities:end],
+            hessians=np.asarray(data.fields["quadratic_P"])[chosen],
+            vectors=np.asarray(data.fields["quadratic_q"])[chosen],
+            r=limits.r[chosen],
+        )
 
 
 def _cone(row: QuadraticRow) -> Any:
