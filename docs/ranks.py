@@ -56,7 +56,9 @@ def table() -> str:
         lines.append(f"| rule `{name}` | " + " | ".join(cells) + " |")
     for name, adjoint_class in sorted(adjoint_solvers.usable_classes().items()):
         lines.append(
-            f"| adjoint `{name}` | " + " | ".join([f"{adjoint_class.rank:g}"] * len(problems)) + " |"
+            f"| adjoint `{name}` | "
+            + " | ".join([f"{adjoint_class.rank:g}"] * len(problems))
+            + " |"
         )
     return "\n".join(lines)
 

@@ -259,7 +259,7 @@ DEFEATS: list[tuple[str, Callable[[], Tensor], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("defeated", "make", "served"), DEFEATS, ids=lambda case: str(case))
+@pytest.mark.parametrize(("defeated", "make", "served"), DEFEATS, ids=[case[0] for case in DEFEATS])
 def test_every_instance_is_served_and_says_by_what(
     defeated: str, make: Callable[[], Tensor], served: str
 ) -> None:

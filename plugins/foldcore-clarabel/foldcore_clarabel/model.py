@@ -47,6 +47,7 @@ class ClarabelModel(SampleModel):
         self._native: Any = None
         self._rows: Rows | None = None
         self._limits: Limits | None = None
+        self._contradict = False
         self._present: bytes = b""
         self._quadratic_rows: tuple[QuadraticRow, ...] = ()
         self._refusal = ""
@@ -61,10 +62,11 @@ class ClarabelModel(SampleModel):
             self._refusal = self._examine(data, changed)
         if self._limits is None or not _LIMITS.isdisjoint(changed):
             self._limits, self._side = Limits.of(data), None
+            self._contradict = self._limits.contradict
             present = b"".join(mask.tobytes() for mask in self._limits.present())
             if present != self._present:
                 self._native, self._present = None, present
-        if self._limits.contradict:
+        if self._contradict:
             return SampleAnswer(
                 Status.INFEASIBLE, "not solved: a lower limit exceeds its upper one"
             )

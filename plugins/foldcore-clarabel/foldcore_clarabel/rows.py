@@ -143,11 +143,12 @@ class Rows:
 
     def duals(self, point: Point) -> dict[str, Floats]:
         """Return the multipliers in foldcore's order."""
-        p, ends = self._ends[0], self._ends[2:5] - self._ends[1]
-        linear, above, below, cones = np.split(point.inequality, ends)
+        p, (above, below, cones) = self._ends[0], self._ends[2:5] - self._ends[1]
+        found = point.inequality
         inequality, lower, upper = np.zeros(self._m + self._k), np.zeros(self._n), np.zeros(self._n)
-        inequality[self._linear], inequality[self._m + self._quadratic] = linear, cones
-        upper[self._above], lower[self._below] = above, below
+        inequality[self._linear] = found[:above]
+        inequality[self._m + self._quadratic] = found[cones:]
+        upper[self._above], lower[self._below] = found[above:below], found[below:cones]
         if self._fixed.size:
             fixed = point.equality[p:]
             upper[self._fixed], lower[self._fixed] = np.maximum(fixed, 0), np.maximum(-fixed, 0)
