@@ -44,46 +44,86 @@ class ClarabelModel(SampleModel):
         cones = structure.template.quadratic_r is not None
         self._settings = _settings(config, 1 if single_thread else config.threads, cones=cones)
         self._known_convex = structure.convex is True
-        self._native: Any = None
+        self._convex = True
+        self._quadratic_rows: tuple[QuadraticRow, ...] | None = ()
+        self._limits = Limits.of(SampleData(structure.n, {}))
+        self._present = b""
         self._rows: Rows | None = None
-        self._limits: Limits | None = None
-        self._contradict = False
-        self._present: bytes = b""
-        self._quadratic_rows: tuple[QuadraticRow, ...] = ()
-        self._refusal = ""
         self._side: Floats | None = None
+        self._fresh = True
         self._polisher: Polisher | None = None
+        self._native: Any = None
 
     def solve(
         self, data: SampleData, changed: frozenset[str], start: SampleStart | None
     ) -> SampleAnswer:
-        if not _MATRICES.isdisjoint(changed):
-            self._native = None
-            self._refusal = self._examine(data, changed)
-        if self._limits is None or not _LIMITS.isdisjoint(changed):
-            self._limits, self._side = Limits.of(data), None
-            self._contradict = self._limits.contradict
-            present = b"".join(mask.tobytes() for mask in self._limits.present())
-            if present != self._present:
-                self._native, self._present = None, present
-        if self._contradict:
-            return SampleAnswer(
-                Status.INFEASIBLE, "not solved: a lower limit exceeds its upper one"
-            )
-        if self._refusal:
-            return SampleAnswer(Status.NONCONVEX, self._refusal)
+        self._take(data, changed)
+        if self._limits.contradict:
+            words = "not solved: a lower limit exceeds its upper one"
+            return SampleAnswer(Status.INFEASIBLE, words)
+        refusal = self._refusal()
+        if refusal:
+            return SampleAnswer(Status.NONCONVEX, refusal)
+        rows, side = self._prepare(data)
+        q = data.vector("q", data.n, 0.0)
         try:
-            rows = self._load(data, self._limits)
-            answer = self._native.solve()
+            found = self._call(data, rows, q, side)
         except Exception as error:  # Clarabel raises nothing more precise
             self._native = None
             return SampleAnswer(Status.NUMERICAL, f"Clarabel refused the data: {error}")
-        return self._translate(answer, rows, data)
+        return self._translate(found, rows, q, data)
 
     def close(self) -> None:
         self._native = None
 
-    def _translate(self, found: Any, rows: Rows, data: SampleData) -> SampleAnswer:
+    def _take(self, data: SampleData, changed: frozenset[str]) -> None:
+        """Take note of what changed, and drop what was built from it."""
+        if not {"quadratic_P", "quadratic_q"}.isdisjoint(changed):
+            self._quadratic_rows = _quadratic_rows(data)
+        if "P" in changed and not self._known_convex:
+            self._convex = is_convex(data.sparse("P", data.n))
+        if not _MATRICES.isdisjoint(changed):
+            self._native = self._rows = None
+        if not _LIMITS.isdisjoint(changed):
+            self._limits, self._side = Limits.of(data), None
+            present = b"".join(mask.tobytes() for mask in self._limits.present())
+            if present != self._present:
+                self._native = self._rows = None
+                self._present = present
+
+    def _refusal(self) -> str:
+        """Return why Clarabel cannot take these matrices; empty where it can."""
+        if self._quadratic_rows is None:
+            return "the Hessian of a quadratic row is not positive semidefinite"
+        return "" if self._convex else "P is not positive semidefinite"
+
+    def _prepare(self, data: SampleData) -> tuple[Rows, Floats]:
+        """Return the rows and their right-hand side, built where they were dropped."""
+        if self._rows is None:
+            self._rows, self._side = Rows(data, self._limits, self._quadratic_rows or ()), None
+        if self._side is None:
+            self._side, self._fresh = self._rows.right_hand_side(self._limits), True
+            polished = self._quadratic_rows and self._config.polishing
+            self._polisher = (
+                self._rows.polisher(data, self._side, self._limits) if polished else None
+            )
+        return self._rows, self._side
+
+    def _call(self, data: SampleData, rows: Rows, q: Floats, side: Floats) -> Any:
+        if self._native is None:
+            P = csc_matrix(triu(data.sparse("P", data.n), format="csc"))
+            zeros = (np.zeros(data.n), np.zeros(side.size))
+            self._native = clarabel.DefaultSolver(
+                P, zeros[0], rows.matrix, zeros[1], rows.cones(), self._settings
+            )
+            self._fresh = True
+        if self._fresh:
+            self._native.update(b=side)
+            self._fresh = False
+        self._native.update(q=q)
+        return self._native.solve()
+
+    def _translate(self, found: Any, rows: Rows, q: Floats, data: SampleData) -> SampleAnswer:
         words = str(found.status)
         status = _STATUS.get(words, Status.NUMERICAL)
         if status is Status.NUMERICAL and not is_convex(data.sparse("P", data.n)):
@@ -94,36 +134,8 @@ class ClarabelModel(SampleModel):
         point = rows.point(np.array(found.x), np.array(found.z))
         if self._polisher is not None:
             tolerance = max(self._config.rtol, self._config.atol)
-            q = data.vector("q", data.n, 0.0)
             point = self._polisher.polish(q, point, self._config.polishing, tolerance)
         return SampleAnswer(status, words, found.iterations, x=point.x, **rows.duals(point))
-
-    def _examine(self, data: SampleData, changed: frozenset[str]) -> str:
-        """Factor the Hessians of quadratic rows; return why Clarabel cannot take these matrices."""
-        if not {"quadratic_P", "quadratic_q"}.isdisjoint(changed):
-            found = _quadratic_rows(data)
-            if found is None:
-                return "the Hessian of a quadratic row is not positive semidefinite"
-            self._quadratic_rows = found
-        if not self._known_convex and not is_convex(data.sparse("P", data.n)):
-            return "P is not positive semidefinite"
-        return ""
-
-    def _load(self, data: SampleData, limits: Limits) -> Rows:
-        if self._native is None or self._rows is None:
-            self._rows, self._side = Rows(data, limits, self._quadratic_rows), None
-            P = csc_matrix(triu(data.sparse("P", data.n), format="csc"))
-            A = self._rows.matrix
-            zeros = (np.zeros(data.n), np.zeros(A.shape[0]))
-            cones = self._rows.cones()
-            self._native = clarabel.DefaultSolver(P, zeros[0], A, zeros[1], cones, self._settings)
-        if self._side is None:
-            side = self._side = self._rows.right_hand_side(limits)
-            self._native.update(b=side)
-            polished = self._quadratic_rows and self._config.polishing
-            self._polisher = self._rows.polisher(data, side, limits) if polished else None
-        self._native.update(q=data.vector("q", data.n, 0.0))
-        return self._rows
 
 
 def _quadratic_rows(data: SampleData) -> tuple[QuadraticRow, ...] | None:

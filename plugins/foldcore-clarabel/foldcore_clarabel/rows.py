@@ -12,6 +12,7 @@ Algebra and its Applications 284 (1998), 193-228.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import clarabel
@@ -50,7 +51,7 @@ class Limits:
             r=data.vector("quadratic_r", 0, np.inf),
         )
 
-    @property
+    @cached_property
     def contradict(self) -> bool:
         """Whether no x can satisfy them, whatever the matrices are."""
         empty = (self.lower > self.upper) | (self.lower == np.inf) | (self.upper == -np.inf)

@@ -312,6 +312,21 @@ def test_an_indefinite_quadratic_row_is_named_and_harms_no_other():
     assert all(same(alone, solution, 0, i) for i in (0, 2))
 
 
+def test_a_refusal_lasts_until_the_refused_part_changes():
+    data = random_qcqp(3, 10, 2)
+    bad = dict(data, quadratic_P=data["quadratic_P"] - torch.eye(10, dtype=torch.float64))
+    problem = Opened(declared(data, tuple(data)))
+
+    def status(values: dict[str, Tensor], changed: set[str]) -> Status:
+        program = problem.bind(1, values)
+        return problem.session.solve(program, changed=frozenset(changed)).status[0]
+
+    assert status(data, set(data)) is Status.OPTIMAL
+    assert status(bad, {"quadratic_P"}) is Status.NONCONVEX
+    assert status(bad, {"q", "P", "h"}) is Status.NONCONVEX
+    assert status(data, {"quadratic_P"}) is Status.OPTIMAL
+
+
 def test_an_indefinite_sparse_hessian_is_named():
     index = torch.arange(3)
     problem = QuadraticProgram(
@@ -328,15 +343,15 @@ def test_an_indefinite_sparse_hessian_is_named():
 def test_an_exception_of_clarabel_is_that_samples_own(monkeypatch):
     data = random_qp(5, **SIZES, batch=4)
     reference = opened(data).solve(4, data)
-    load, calls = ClarabelModel._load, []
+    call, calls = ClarabelModel._call, []
 
-    def fails_once(self, data, limits):
+    def fails_once(self, *arguments):
         calls.append(1)
         if len(calls) == 2:
             raise Exception("planted")
-        return load(self, data, limits)
+        return call(self, *arguments)
 
-    monkeypatch.setattr(ClarabelModel, "_load", fails_once)
+    monkeypatch.setattr(ClarabelModel, "_call", fails_once)
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]

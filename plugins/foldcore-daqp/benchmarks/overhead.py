@@ -61,10 +61,10 @@ def without_gradient(layer: Callable[..., torch.Tensor], **params: torch.Tensor)
         return layer(**params)
 
 
-def dense_qps() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """64 QPs with n = 100, 50 inequalities, 20 equalities, whose q alone varies."""
-    data = random_qp(0, 100, 20, 50, bounds=False)
-    noise = torch.randn(BATCH, 100, generator=torch.Generator().manual_seed(1)).double()
+def dense_qps(batch: int, *, bounds: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """QPs with n = 100, 50 inequalities, 20 equalities, whose q alone varies."""
+    data = random_qp(0, 100, 20, 50, bounds=bounds)
+    noise = torch.randn(batch, 100, generator=torch.Generator().manual_seed(1)).double()
     return data, data["q"] + 0.3 * noise
 
 
@@ -72,7 +72,7 @@ def daqp_case(repeat: int) -> None:
     """Compare with three hand-written loops over DAQP."""
     import daqp
 
-    data, q = dense_qps()
+    data, q = dense_qps(BATCH, bounds=False)
     layer = foldcore.build({"problem": declare(data, ["q"]), "solver": "daqp", "rule": "newton"})
     P, A, b, G, h = (data[name].numpy() for name in ("P", "A", "b", "G", "h"))
     rows, upper = np.vstack([A, G]), np.concatenate([b, h])
@@ -164,7 +164,7 @@ def clarabel_case(repeat: int) -> None:
 
 def workers_case(repeat: int) -> None:
     """Compare one worker with two."""
-    data, q = dense_qps()
+    data, many = dense_qps(8 * BATCH, bounds=True)
     problem = declare(data, ["q"])
 
     def layer(workers: int) -> Callable[..., torch.Tensor]:
@@ -177,13 +177,12 @@ def workers_case(repeat: int) -> None:
         with joblib.parallel_config(backend="threading"):
             return without_gradient(two, q=many)
 
-    many = q.repeat(8, 1)
     calls: dict[str, Callable[[], object]] = {
         "workers: 1": lambda: without_gradient(one, q=many),
         "workers: 2, joblib's processes": lambda: without_gradient(two, q=many),
         "workers: 2, joblib's threads": threads,
     }
-    title = f"daqp: the same QPs, batch {many.shape[0]}, two workers"
+    title = f"daqp: {many.shape[0]} such QPs with bounds, two workers"
     report(title, alternate(calls, max(repeat // 3, 3)), "workers: 1")
 
 

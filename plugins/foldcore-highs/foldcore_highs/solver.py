@@ -44,7 +44,7 @@ class HighsSolver(SampleSolver):
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:
-        return {ProblemClass.LP: 15.0, ProblemClass.QP: 8.0}.get(structure.problem_class, 0.0)
+        return {ProblemClass.LP: 25.0, ProblemClass.QP: 8.0}.get(structure.problem_class, 0.0)
 
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         if structure.problem_class is ProblemClass.QP and self.config.method != "choose":

@@ -503,7 +503,7 @@ def test_the_plugin_declares_itself():
     qp = declare(OPTION_DATA, OPTION_DATA.keys()).structure
     lp = declare(OPTION_LP, OPTION_LP.keys()).structure
     assert (qp.problem_class, HighsSolver.rank(qp)) == (ProblemClass.QP, 8.0)
-    assert (lp.problem_class, HighsSolver.rank(lp)) == (ProblemClass.LP, 15.0)
+    assert (lp.problem_class, HighsSolver.rank(lp)) == (ProblemClass.LP, 25.0)
     session = HighsSolver(HighsConfig()).open(qp)
     session.close()
     assert isinstance(HighsSolver(HighsConfig()).model(qp, single_thread=True), HighsModel)
