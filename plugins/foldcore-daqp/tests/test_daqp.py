@@ -231,6 +231,20 @@ def test_failed_samples_are_named_and_harm_no_other():
         assert (i in expected) or same(solution, reference, i, i)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_constants_are_sent_after_a_first_call_of_nothing_but_nan(workers):
+    data = random_qp(5, **SIZES)
+    problem = Opened(declare(data, ["q"]), workers=workers)
+    q = data["q"].repeat(2, 1)
+    with joblib.parallel_config(backend="threading"):
+        refused = problem.solve(2, {"q": q * float("nan")})
+        solution = problem.solve(2, {"q": q})
+    assert refused.status == (Status.NUMERICAL,) * 2
+    assert "q" in refused.messages[0]
+    assert solution.status == (Status.OPTIMAL,) * 2
+    assert float(problem.residual(2, {"q": q}, solution).max()) < 1e-12
+
+
 def test_an_exception_of_daqp_is_that_samples_own(monkeypatch):
     data = random_qp(5, **SIZES, batch=4)
     reference = opened(data).solve(4, data)
