@@ -44,10 +44,30 @@ def instance(rule: str, seed: int) -> tuple[fc.ParametricProblem, Tensor, Tensor
     return problem, data["q"], torch.randn(N, generator=generator, dtype=torch.float64)
 
 
+def known_solution(problem: fc.ParametricProblem, q: Tensor) -> fc.CallableSolver:
+    """Return a black box that knows the answer: each instance is solved once, tightly."""
+    key = (id(problem), id(q))
+    if key not in _SOLVED:
+        layer = fc.build(
+            {"problem": problem, "solver": "osqp", "rule": "pgd", "adjoint": "direct",
+             "fixed_point": {"polish": 3}}
+            if not problem.structure.has_regularizers
+            else {"problem": problem, "solver": "osqp", "rule": "proximal", "adjoint": "direct",
+                  "fixed_point": {"polish": 500}}
+        )  # fmt: skip
+        with torch.no_grad():
+            _SOLVED[key] = (layer(q=q), problem, q)  # keeps both alive, so that ids stay unique
+    solution = _SOLVED[key][0]
+    return fc.solver(lambda program: solution.expand(program.batch, N))
+
+
+_SOLVED: dict[tuple[int, int], tuple[Tensor, fc.ParametricProblem, Tensor]] = {}
+
+
 def gradient(
     problem: fc.ParametricProblem, q: Tensor, cotangent: Tensor, **config: object
 ) -> Tensor:
-    layer = fc.build({"problem": problem, "solver": "osqp", **config})
+    layer = fc.build({"problem": problem, "solver": known_solution(problem, q), **config})
     leaf = q.clone().requires_grad_()
     (layer(q=leaf) * cotangent).sum().backward()
     assert leaf.grad is not None
@@ -126,9 +146,10 @@ def test_theorem_1_rate_of_fixed_point_unfolding_is_minus_log_rho(rule: str) -> 
         if not 0.3 < rho < 0.99:
             continue
         length = math.ceil(math.log(1e-10) / math.log(rho))
-        counts = list(range(1, max(length, 30)))
+        stride = max(1, length // 60)
+        counts = list(range(1, max(length, 30), stride))
         errors = unfolding_errors(problem, q, cotangent, rule, counts, "fixed_point_unfold")
-        rate = fitted_rate(errors)
+        rate = fitted_rate(errors) / stride
         assert rate == pytest.approx(-math.log(rho), rel=0.02), f"seed {seed}, rho {rho}"
         checked += 1
         if checked == 3:
@@ -161,10 +182,11 @@ def test_corollary_2_unfolding_from_afar_is_no_faster_than_the_bound(rule: str) 
         if not 0.3 < rho < 0.97:
             continue
         length = math.ceil(math.log(1e-11) / math.log(rho)) + 10
-        counts = list(range(1, max(length, 30), 2))
+        stride = max(1, length // 60)
+        counts = list(range(1, max(length, 30), stride))
         errors = unfolding_errors(problem, q, cotangent, rule, counts, "unfold")
         # The bound is asymptotic: it holds once the active set has settled, so fit below 1e-5.
-        rate = fitted_rate(errors, ceiling=1e-5) / 2  # two steps between counts
+        rate = fitted_rate(errors, ceiling=1e-5) / stride
         # 5%: a complex pair makes the error oscillate, and a fit over a broken period tilts.
         assert rate <= -math.log(rho) * 1.05, f"seed {seed}, rho {rho}"
         assert errors[-1] < 1e-6, "the unfolding should converge"
