@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from foldcore import IterativeConfig, PluginConfig
@@ -10,11 +12,11 @@ from foldcore import IterativeConfig, PluginConfig
 class FDPGConfig(PluginConfig):
     """Options of the rule ``fdpg``."""
 
-    step_size: float | None = Field(
+    step_size: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         None,
-        gt=0,
         description="Dual step α, in units of w per Dx. None: 1/‖D P⁻¹ Dᵀ‖₂ per sample, by power "
-        "iteration at each call, for D may be learned.",
+        "iteration at each call, for D may be learned. auto: where a gradient is "
+        "needed, the step that minimises ρ(Φ) at the solution, per sample.",
     )
 
 

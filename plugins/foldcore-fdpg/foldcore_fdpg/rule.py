@@ -9,6 +9,7 @@ chapter 12.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -21,6 +22,8 @@ from foldcore import (
     SmoothProgram,
     Solution,
     UpdateRule,
+    fastest_step,
+    linearise,
     to_dense,
 )
 
@@ -47,7 +50,7 @@ class FDPGRule(UpdateRule):
 
     def converges(self, structure: ProgramStructure) -> bool:
         # A positive definite P is checked at the call; the default step is below 2/L.
-        return self.config.step_size is None and structure.convex is not False
+        return not isinstance(self.config.step_size, float) and structure.convex is not False
 
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         if not structure.has_regularizers:
@@ -83,7 +86,8 @@ class _BoundFDPG(BoundRule):
             raise TypeError("fdpg: bound to a problem without P.")
         self._program = program
         self._dual = DualProblem(to_dense(data.P), data.q, program.regularizers, program.batch)
-        if config.step_size is None:
+        self._config = config
+        if not isinstance(config.step_size, float):
             curvature = self._dual.curvature()
             self._step_size = torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
         else:
@@ -112,6 +116,16 @@ class _BoundFDPG(BoundRule):
             if bound is None or bound.shape[-1] > _DENSE_ROWS:
                 return lift_general(self._dual, x, gradient)
             return lift_absolute(self._dual, x, gradient, bound, self._step_size)
+
+    def at(self, state: Tensor) -> BoundRule:
+        if self._config.step_size != "auto":
+            return self
+        return self.with_step(fastest_step(linearise(self, state), self._step_size))
+
+    def with_step(self, step: Tensor) -> BoundRule:
+        other = copy.copy(self)
+        other._step_size = step.expand(self._program.batch)
+        return other
 
     def step(self, state: Tensor) -> Tensor:
         return self._dual.descend(state, self._step_size)

@@ -20,8 +20,10 @@ from foldcore import (
     SmoothProgram,
     Solution,
     UpdateRule,
+    fastest_step,
     largest_curvature,
     largest_eigenvalue,
+    linearise,
 )
 
 from .config import ProximalConfig
@@ -41,7 +43,7 @@ class ProximalRule(UpdateRule):
         return 6.0 if structure.has_prox else 1.0
 
     def converges(self, structure: ProgramStructure) -> bool:
-        known_step = self.config.step_size is not None or not structure.smooth_objective
+        known_step = isinstance(self.config.step_size, float) or not structure.smooth_objective
         return known_step and structure.convex is not False
 
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
@@ -82,7 +84,7 @@ class _BoundProximal(BoundRule):
         """Return α per sample, (B,), where it does not depend on the point."""
         program = self._program
         ones = torch.ones(program.batch, dtype=program.dtype, device=program.device)
-        if self._config.step_size is not None:
+        if isinstance(self._config.step_size, float):
             return self._config.step_size * ones
         if not program.quadratic_objective:
             return None
@@ -108,10 +110,16 @@ class _BoundProximal(BoundRule):
         return solution.primal
 
     def at(self, state: Tensor) -> BoundRule:
-        if self._step_size is not None:
-            return self
-        step_size = _inverse(largest_curvature(self._program, state))
-        return _BoundProximal(self._program, self._config, step_size)
+        step_size = self._step_size
+        if step_size is None:
+            step_size = _inverse(largest_curvature(self._program, state))
+        bound = self.with_step(step_size)
+        if self._config.step_size != "auto":
+            return bound
+        return self.with_step(fastest_step(linearise(bound, state), step_size))
+
+    def with_step(self, step: Tensor) -> BoundRule:
+        return _BoundProximal(self._program, self._config, step)
 
     def step(self, state: Tensor) -> Tensor:
         step_size = self._step_size
