@@ -135,7 +135,8 @@ def _root_segment(
     start, stop = tau.gather(-1, first), tau.gather(-1, first + 1)
     x = _clipped(torch.cat([start, stop], -1), y, a, lower, upper)
     gap, size = (x @ normal).squeeze(-1) - b, (x.abs() @ normal.abs()).squeeze(-1) + b.abs()
-    at_end = gap.abs() <= _ROUNDING * torch.finfo(y.dtype).eps * size
+    # An end that stands for infinity may overflow, and is no root.
+    at_end = (gap.abs() <= _ROUNDING * torch.finfo(y.dtype).eps * size) & gap.isfinite()
     at_start, at_stop = at_end[:, :1], at_end[:, 1:]
     left = (tau < start).sum(-1, keepdim=True) - 1
     right = (tau <= stop).sum(-1, keepdim=True) - 1

@@ -173,6 +173,14 @@ def test_idempotent_and_nonexpansive(name: str, values: list[float]) -> None:
     assert float((x[0] - x[1]).norm()) <= float((y[0] - y[1]).norm()) * (1 + 1e-12) + 1e-12
 
 
+def test_a_point_of_the_set_next_to_an_absent_bound_stays() -> None:
+    """The root is at a breakpoint whose neighbour stands for infinity, up to rounding."""
+    project, data = CASES["box_hyperplane_pinned"]
+    y = torch.tensor([[5.0, -22.0, -1.0, 0.0, 0.0, 25.0]], dtype=torch.float64)
+    x = project(y, *data)
+    torch.testing.assert_close(project(x, *data), x, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("big", [1e6, 1e12, 1e100])
 def test_bounds_that_nobody_reaches_cost_no_digits(big: float) -> None:
     y, a = normal(BATCH, 50), normal(50, seed=1)
