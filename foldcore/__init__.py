@@ -1,110 +1,119 @@
 """foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""
 
-from .acceleration import Accelerated, accelerate
-from .adjoint_system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
-from .atoms import (
-    L1,
-    AffineSet,
-    Atom,
-    Box,
-    BoxHyperplane,
-    CappedSimplex,
-    Composition,
-    ElasticNet,
-    GroupL2,
-    HalfSpace,
-    Huber,
-    Indicator,
-    L1Ball,
-    L2Ball,
-    NuclearNorm,
-    ProximalTerm,
-    Regularizer,
-    SetAtom,
-    Simplex,
-    recognise_set,
-)
-from .build import build
-from .callable_solver import CallableSolver, solver
-from .certificate import kkt_report
-from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
-from .curvature import largest_curvature, operator_norm
-from .dense_adjoint import DenseSolve, refine_adjoint, solve_dense
-from .diagnostics import Diagnosis, diagnose
-from .duals import RecoveredDuals, recover_duals
-from .errors import (
-    AdjointError,
-    AdjointWarning,
-    CapturedTensorError,
-    CertificateError,
-    CertificateWarning,
-    ConfigError,
-    DegenerateError,
-    DegenerateWarning,
-    DtypeError,
-    DuplicatePluginError,
-    FoldcoreError,
-    FoldcoreWarning,
-    HookWarning,
-    InputError,
-    MissingParameterError,
-    NumericalError,
-    PluginError,
-    PluginIncompatibleError,
-    PluginLoadError,
-    PluginNotInstalledError,
-    PluginUnusableError,
-    ProblemError,
-    RecognitionError,
-    ShapeError,
-    SolveError,
-    SolveWarning,
-    UnexpectedParameterError,
-    UnknownPluginError,
-    UnsupportedError,
-)
-from .fold import Fold
-from .interfaces import API_VERSION
-from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOperator
-from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
-from .interfaces.update_rule import BoundRule, InnerFold, UpdateRule
-from .krylov import gmres_cycle
-from .linalg import (
-    Factorisation,
-    factor_square,
-    largest_eigenvalue,
-    matvec,
-    rmatvec,
-    solve_checked,
-    solve_square,
-    to_dense,
-)
-from .lowering import Lowering
-from .minimum_norm import MinimumNorm, minimum_norm
-from .modes import linearise
-from .param import Param
-from .plugin_config import IterativeConfig, PluginConfig
-from .problem import Problem
-from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
-from .program import SmoothProgram
-from .quadratic import QuadraticProgram
-from .quadratic_data import QuadraticData
-from .sample_data import BatchData, SampleData, SparseArray
-from .sample_session import (
-    SampleAnswer,
-    SampleModel,
-    SampleSolver,
-    SampleSolverConfig,
-    SampleStart,
-    collect_answers,
-    run_chunks,
-    sample_starts,
-)
-from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
-from .sparse import Sparse, SparseMatrix
-from .spectrum import fastest_step, ritz_values, spectral_radius
-from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
-from .warm_starts import WarmStarts
+import gc
+
+# Full collections over torch's many objects would make up a third of this import.
+_collects = gc.isenabled()
+gc.disable()
+try:
+    from .acceleration import Accelerated, accelerate
+    from .adjoint_system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
+    from .atoms import (
+        L1,
+        AffineSet,
+        Atom,
+        Box,
+        BoxHyperplane,
+        CappedSimplex,
+        Composition,
+        ElasticNet,
+        GroupL2,
+        HalfSpace,
+        Huber,
+        Indicator,
+        L1Ball,
+        L2Ball,
+        NuclearNorm,
+        ProximalTerm,
+        Regularizer,
+        SetAtom,
+        Simplex,
+        recognise_set,
+    )
+    from .build import build
+    from .callable_solver import CallableSolver, solver
+    from .certificate import kkt_report
+    from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
+    from .curvature import largest_curvature, operator_norm
+    from .dense_adjoint import DenseSolve, refine_adjoint, solve_dense
+    from .diagnostics import Diagnosis, diagnose
+    from .duals import RecoveredDuals, recover_duals
+    from .errors import (
+        AdjointError,
+        AdjointWarning,
+        CapturedTensorError,
+        CertificateError,
+        CertificateWarning,
+        ConfigError,
+        DegenerateError,
+        DegenerateWarning,
+        DtypeError,
+        DuplicatePluginError,
+        FoldcoreError,
+        FoldcoreWarning,
+        HookWarning,
+        InputError,
+        MissingParameterError,
+        NumericalError,
+        PluginError,
+        PluginIncompatibleError,
+        PluginLoadError,
+        PluginNotInstalledError,
+        PluginUnusableError,
+        ProblemError,
+        RecognitionError,
+        ShapeError,
+        SolveError,
+        SolveWarning,
+        UnexpectedParameterError,
+        UnknownPluginError,
+        UnsupportedError,
+    )
+    from .fold import Fold
+    from .interfaces import API_VERSION
+    from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOperator
+    from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
+    from .interfaces.update_rule import BoundRule, InnerFold, UpdateRule
+    from .krylov import gmres_cycle
+    from .linalg import (
+        Factorisation,
+        factor_square,
+        largest_eigenvalue,
+        matvec,
+        rmatvec,
+        solve_checked,
+        solve_square,
+        to_dense,
+    )
+    from .lowering import Lowering
+    from .minimum_norm import MinimumNorm, minimum_norm
+    from .modes import linearise
+    from .param import Param
+    from .plugin_config import IterativeConfig, PluginConfig
+    from .problem import Problem
+    from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
+    from .program import SmoothProgram
+    from .quadratic import QuadraticProgram
+    from .quadratic_data import QuadraticData
+    from .sample_data import BatchData, SampleData, SparseArray
+    from .sample_session import (
+        SampleAnswer,
+        SampleModel,
+        SampleSolver,
+        SampleSolverConfig,
+        SampleStart,
+        collect_answers,
+        run_chunks,
+        sample_starts,
+    )
+    from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
+    from .sparse import Sparse, SparseMatrix
+    from .spectrum import fastest_step, ritz_values, spectral_radius
+    from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
+    from .warm_starts import WarmStarts
+finally:
+    if _collects:
+        gc.enable()
 
 __all__ = [
     "API_VERSION",
