@@ -20,4 +20,4 @@ def test_every_row_of_the_table_is_what_the_installed_plugins_declare() -> None:
     computed = ranks.table().splitlines()
     missing = [line for line in computed if line not in page]
     assert not missing, f"run `python docs/ranks.py` and put its table into choosing.md: {missing}"
-    assert len(computed) > 3
+    assert len(computed) >= 3, "two lines of heading and at least iterate"
