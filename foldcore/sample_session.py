@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -99,8 +99,6 @@ class SampleSolver(Solver):
     """
 
     config: SampleSolverConfig
-    reads_solver_threads: ClassVar[bool] = False
-    """Whether :meth:`model` honours ``single_thread``."""
 
     @abstractmethod
     def model(self, structure: ProgramStructure, *, single_thread: bool) -> SampleModel:

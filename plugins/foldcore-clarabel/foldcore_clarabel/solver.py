@@ -38,7 +38,6 @@ class ClarabelSolver(SampleSolver):
         threads=True,
         history_free="bitwise",
     )
-    reads_solver_threads: ClassVar[bool] = True
 
     def __init__(self, config: ClarabelConfig) -> None:
         self.config: ClarabelConfig = config

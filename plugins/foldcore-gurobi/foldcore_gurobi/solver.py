@@ -46,7 +46,6 @@ class GurobiSolver(SampleSolver):
         threads=True,
         history_free="bitwise",
     )
-    reads_solver_threads: ClassVar[bool] = True
 
     def __init__(self, config: GurobiConfig) -> None:
         self.config: GurobiConfig = config

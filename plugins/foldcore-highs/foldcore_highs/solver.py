@@ -37,7 +37,6 @@ class HighsSolver(SampleSolver):
         threads=True,
         history_free="bitwise",
     )
-    reads_solver_threads: ClassVar[bool] = True
 
     def __init__(self, config: HighsConfig) -> None:
         self.config: HighsConfig = config
