@@ -1,0 +1,1 @@
+"""The experiments of "Backpropagation of Unrolled Solvers with Folded Optimization", with foldcore."""
