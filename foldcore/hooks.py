@@ -1,7 +1,8 @@
 """Hooks: listeners that watch a fold work (progress, logging, profiling) and never change it.
 
-A package offers a listener as an entry point of group ``foldcore.hooks``: a module, an object, or a
-class that is built without arguments, whose methods are marked::
+A package offers a listener as an entry point of group ``foldcore.hooks``: a module or an object whose
+functions are marked, or a class or function that makes one when called without arguments (a function
+may return None: the listener then stays out of this process and costs it nothing)::
 
     from foldcore.hooks import hookimpl
 
@@ -19,6 +20,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 
 import pluggy
 from torch import Tensor
@@ -276,9 +278,10 @@ def _load_offer(manager: pluggy.PluginManager, offer: Offer) -> tuple[object, Pl
     else:
         try:
             plugin = offer.entry_point.load()
-            if isinstance(plugin, type):
+            if isinstance(plugin, (type, FunctionType)):
                 plugin = plugin()
-            manager.register(plugin, offer.qualified_name)
+            if plugin is not None:
+                manager.register(plugin, offer.qualified_name)
         except PluginIncompatibleError as problem:
             state, error = PluginState.INCOMPATIBLE, str(problem)
         # A plugin may raise anything, and a script's sys.exit() must not end the host.

@@ -44,7 +44,15 @@ from .interfaces.adjoint_solver import AdjointSolver
 from .interfaces.solver_interface import Capabilities, Solver
 from .interfaces.update_rule import UpdateRule
 
-__all__ = ["PluginInfo", "PluginState", "Registry", "adjoint_solvers", "solvers", "update_rules"]
+__all__ = [
+    "REGISTRIES",
+    "PluginInfo",
+    "PluginState",
+    "Registry",
+    "adjoint_solvers",
+    "solvers",
+    "update_rules",
+]
 
 _ERRORS: Mapping[PluginState, type[PluginError]] = {
     PluginState.UNKNOWN: UnknownPluginError,
@@ -341,3 +349,9 @@ update_rules: Registry[UpdateRule] = Registry(
 adjoint_solvers: Registry[AdjointSolver] = Registry(
     "adjoint solver", "foldcore.adjoint_solvers", Requirements(AdjointSolver)
 )
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "solver": solvers,
+    "rule": update_rules,
+    "adjoint": adjoint_solvers,
+}
+"""The three, by the entry of a configuration that names a plugin of theirs."""

@@ -265,6 +265,19 @@ def test_installed_listeners_load_and_broken_ones_warn(
     assert states["bad"] is state
 
 
+@pytest.mark.parametrize(("made", "heard"), [("Listener()", ["rule.inner"]), ("None", [])])
+def test_a_function_makes_the_listener_or_declines(
+    plant: Plant, made: str, heard: list[str]
+) -> None:
+    source = LISTENER.replace("class Plugin", "class Listener")
+    plant("choosy", f"{source}\ndef Plugin(): return {made}\n")
+    hooks.rescan()
+    hooks.solve_started("rule.inner", 3)
+    assert sys.modules["heard_choosy"].heard == heard
+    info = next(line for line in hooks.listeners() if line.name == "choosy")
+    assert info.state is PluginState.USABLE
+
+
 def test_disabled_listeners_are_listed_but_silent(
     plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 # Each costs a noticeable part of a second, or belongs to one plugin; all are imported where used.
-FORBIDDEN = {"scipy", "joblib", "yaml", "sklearn", "osqp", "qpth", "pytest"}
+FORBIDDEN = {"scipy", "joblib", "yaml", "sklearn", "osqp", "qpth", "pytest", "typer", "rich"}
 PROBE = """
 import json, sys, time
 started = time.perf_counter()
