@@ -23,12 +23,12 @@ test docs-test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test demo lint types docs-test format clean
+.PHONY: help test demo lint types docs docs-test template format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-test: lint types $(READY) ## Lint, type-check and run every test of the core, the plugins and contrib
+test: lint types docs $(READY) ## Lint, type-check, build the docs, run every test of core, plugins and contrib
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
 demo: $(READY) ## Train a small network through a folded layer; results go to demo-output/
@@ -42,15 +42,21 @@ lint: $(READY) ## ruff (check and format) and import-linter
 types: $(READY) ## mypy --strict on the core and every package
 	$(BIN)/python -m mypy $(PACKAGES)
 
+docs: $(READY) ## Build the documentation site into docs-output/, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs-output
+
 docs-test: $(READY) ## Run every Python block of the README files and docs/
 	$(BIN)/python -m pytest tests/test_docs_snippets.py
+
+template: $(READY) ## Copy contrib/example-plugin into the template of `foldcore new-plugin`
+	$(BIN)/python -m foldcore.cli.take_template
 
 format: $(READY) ## Rewrite the sources as ruff wants them
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean: ## Remove the environment, caches and demo output
-	rm -rf $(VENV) .tox demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .tox demo-output docs-output docs/generated paper-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf *.egg-info plugins/*/*.egg-info contrib/*/*.egg-info
 	find foldcore plugins contrib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -165,7 +164,7 @@ def osqp_case() -> Case:
     def prepared() -> Any:
         native = osqp.OSQP(algebra="builtin")
         native.setup(
-            P, linear[0], C, lower, upper, eps_rel=1e-9, eps_abs=1e-9, polishing=True, rho=0.1,
+            P, zeros[0], C, lower, upper, eps_rel=1e-9, eps_abs=1e-9, polishing=True, rho=0.1,
             adaptive_rho=1, max_iter=20000, scaling=10, verbose=False,
         )  # fmt: skip
         return native
@@ -181,15 +180,18 @@ def osqp_case() -> Case:
         return np.array(points)
 
     def by_decades(native: Any) -> Points:
-        points = []
+        points, moved = [], False
         for one in linear:
-            native.update_settings(rho=0.1)
+            if moved:
+                native.update_settings(rho=0.1)
             native.update(q=one)
             native.warm_start(*zeros)
+            limit, moved = 1e-9 * (1 + float(np.abs(one).max())), False
             for eps in decades:
                 native.update_settings(eps_rel=eps, eps_abs=eps)
                 result = native.solve(raise_error=False)
-                if max(result.info.prim_res, result.info.dual_res) <= 1e-9:
+                moved = moved or result.info.rho_updates > 0
+                if result.info.prim_res <= 1e-9 and result.info.dual_res <= limit:
                     break
             points.append(result.x.copy())
         return np.array(points)

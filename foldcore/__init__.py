@@ -1,6 +1,7 @@
 """foldcore: any optimisation solver as a differentiable layer, by fixed-point folding."""
 
 import gc
+from importlib.metadata import version as _version
 
 # Full collections over torch's many objects would make up a third of this import.
 _collects = gc.isenabled()
@@ -102,6 +103,7 @@ try:
         SampleSolver,
         SampleSolverConfig,
         SampleStart,
+        WorkersConfig,
         collect_answers,
         run_chunks,
         sample_starts,
@@ -114,6 +116,8 @@ try:
 finally:
     if _collects:
         gc.enable()
+
+__version__ = _version("foldcore")
 
 __all__ = [
     "API_VERSION",
@@ -219,6 +223,7 @@ __all__ = [
     "UnsupportedError",
     "UpdateRule",
     "WarmStarts",
+    "WorkersConfig",
     "ZeroOperator",
     "accelerate",
     "build",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch import nn
 from .callable_solver import CallableSolver
 from .candidate import PluginT
 from .config import FoldConfig, PluginReference
-from .defaults import choose_adjoint, choose_rule, choose_solver
+from .defaults import choose_adjoint, choose_rule, choose_solver, solver_reason
 from .errors import ConfigError
 from .fold import Fold
 from .interfaces.solver_interface import Solver
@@ -23,14 +24,15 @@ from .interfaces.update_rule import UpdateRule
 from .plugin_config import IterativeConfig, PluginConfig
 from .problem_base import ParametricProblem
 from .registry import Registry, adjoint_solvers, solvers, update_rules
+from .relaxation import FixedIntegersFold, RelaxedFold, folded_problem
 
 _INNER_FACTOR = 0.01
 """Inner tolerances relative to outer ones, where the user set none."""
 _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
 _LAYER_ATTRIBUTES = frozenset(
-    {*dir(Fold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config", "path",
-     "inner", "module"}
+    {*dir(FixedIntegersFold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
+     "path", "inner", "module", "integer"}
 )  # fmt: skip
 
 
@@ -47,12 +49,13 @@ def build(config: FoldConfig | Mapping[str, Any] | str | Path) -> Fold:
             subclasses tell the states of a plugin apart.
         ProblemError: If the problem's definition is wrong.
     """
-    parsed = _parse(config)
+    parsed = parse_config(config)
     problem = _problem(parsed.problem)
     return _build_fold(problem, parsed, path="", outer=None)
 
 
-def _parse(config: FoldConfig | Mapping[str, Any] | str | Path) -> FoldConfig:
+def parse_config(config: FoldConfig | Mapping[str, Any] | str | Path) -> FoldConfig:
+    """Return the configuration that a mapping or a YAML or JSON file holds; errors as of :func:`build`."""
     if isinstance(config, FoldConfig):
         return config
     if isinstance(config, (str, Path)):
@@ -86,7 +89,7 @@ def _parse_file(file: Path) -> FoldConfig:
             raise ConfigError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"{file}: holds a {type(content).__name__}; expected a mapping.")
-    return _parse(content)
+    return parse_config(content)
 
 
 def _problem(given: Any) -> ParametricProblem:
@@ -118,15 +121,21 @@ def _build_fold(
 
     config = _inherit(config, outer)
     _check_names(problem)
+    declared = problem
+    problem = folded_problem(declared, config.relaxation, at("relaxation"))
+    discrete = config.relaxation == "fixed_integers"
     inner_call = outer is not None
     solver = _plugin(config.solver, solvers, at("solver"), inner_call)
     rule = _plugin(config.rule, update_rules, at("rule"), inner_call)
     if solver is None:
-        solver = choose_solver(problem, rule, at("solver"))
+        solver = choose_solver(declared if discrete else problem, rule, at("solver"))
     unrolled = config.mode in ("unfold", "unroll")
-    reason = solver.unsupported_reason(problem.lowered_structure)
-    if reason is not None:
-        raise ConfigError(f"{at('solver')}: {_name(solver)} cannot solve this problem: {reason}.")
+    for solved in (declared, problem) if discrete else (problem,):
+        reason = solver_reason(solver, solved.lowered_structure)
+        if reason is not None:
+            raise ConfigError(
+                f"{at('solver')}: {_name(solver)} cannot solve this problem: {reason}."
+            )
     if rule is None and (unrolled or not solver.capabilities.differentiable):
         iterated = unrolled or solver.capabilities.needs_rule
         rule = choose_rule(problem, at("rule"), nested=inner_call, iterated=iterated)
@@ -142,7 +151,11 @@ def _build_fold(
             f"{at('adjoint')}: {_name(solver)} is differentiable by itself and no rule is set, so "
             f"an adjoint solver would have no effect. Name a rule, or leave the adjoint out."
         )
-    return Fold(
+    make: Callable[..., Fold] = Fold
+    if config.relaxation is not None:
+        relaxed = FixedIntegersFold if discrete else RelaxedFold
+        make = partial(relaxed, integer=declared.structure.integer)
+    return make(
         problem, solver=solver, rule=rule, adjoint=adjoint, config=config, path=path, inner=inner
     )
 

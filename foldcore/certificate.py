@@ -8,6 +8,7 @@ from torch import Tensor
 from .atoms import Indicator, Regularizer
 from .duals import recover_duals
 from .errors import UnsupportedError
+from .linalg import rmatvec
 from .program import SmoothProgram
 from .solution import Duals, KKTReport
 from .subgradient import StackedTerms, recover_subgradient
@@ -71,68 +72,94 @@ def _chosen(mask: Tensor, taken: object, kept: object) -> dict[str, Tensor]:
 
 def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> KKTReport:
     gradient = program.gradient(x)
-    lagrangian = program.lagrangian_gradient(x, duals)
-    dual_size = 1 + _largest(gradient).maximum(
-        _largest(duals.lower)
-        .maximum(_largest(duals.upper))
-        .maximum(_largest(gradient - lagrangian))
-    )
-    equality, inequality = program.equality(x), program.inequality(x)
+    pull = _constraint_pull(program, x, duals)
+    pinned = _pinned(program, x)
     primal_size = 1 + _largest(x)
-    slacks, multipliers = _inequality_pairs(program, x, duals, inequality)
-    violation = _largest((-slacks).clamp(min=0)).maximum(_largest(equality))
-    complementarity = torch.minimum(
-        slacks.clamp(min=0) / primal_size[:, None], multipliers.clamp(min=0) / dual_size[:, None]
-    )
-    scaled_slacks, scaled_multipliers = (
-        slacks / primal_size[:, None],
-        multipliers / dual_size[:, None],
-    )
-    strictness = torch.maximum(scaled_slacks, scaled_multipliers)
+    dual_size = 1 + _dual_size(program, gradient, pull, duals)
+    slacks, multipliers = _inequality_pairs(program, x, duals, pinned)
+    slacks, multipliers = slacks / primal_size[:, None], multipliers / dual_size[:, None]
+    violation = _largest(program.equality(x)) / primal_size
     # Both bounds of a pinned variable count as active, and hold one direction.
-    active = (scaled_multipliers > scaled_slacks).sum(-1) - _pinned(program, x).sum(-1)
+    active = (multipliers > slacks).sum(-1)
+    if pinned is not None:
+        active = active - pinned.sum(-1)
+    if slacks.shape[-1]:
+        primal = violation.maximum(-slacks.amin(-1))
+        dual = (-multipliers.amin(-1)).clamp(min=0)
+        complementarity = torch.minimum(slacks, multipliers).amax(-1).clamp(min=0)
+        margin = torch.maximum(slacks, multipliers).amin(-1)
+    else:
+        primal, dual, complementarity = violation, *violation.new_zeros(2, x.shape[0])
+        margin = torch.full_like(primal_size, float("inf"))
     return KKTReport(
-        stationarity=_largest(lagrangian) / dual_size,
-        primal=violation / primal_size,
-        dual=_largest((-multipliers).clamp(min=0)) / dual_size,
-        complementarity=_largest(complementarity),
-        margin=(
-            strictness.amin(-1)
-            if strictness.shape[-1]
-            else torch.full_like(primal_size, float("inf"))
-        ),
+        stationarity=_largest(gradient + pull) / dual_size,
+        primal=primal,
+        dual=dual,
+        complementarity=complementarity,
+        margin=margin,
         free_directions=(program.n - program.n_equality - active).to(x.dtype),
         unique_duals=unique,
     )
 
 
-def _pinned(program: SmoothProgram, x: Tensor) -> Tensor:
-    """Return the variables whose bounds coincide. Shape (B, n), bool."""
+def _constraint_pull(program: SmoothProgram, x: Tensor, duals: Duals) -> Tensor:
+    """Return ∇L - ∇f, without a second ∇f. Shape (B, n)."""
+    data, functions = program.data, program.functions
+    pull = torch.zeros_like(x)
+    if program.n_equality:
+        rows = data.A if "equality" not in functions else None
+        rows = program.equality_jacobian(x) if rows is None else rows
+        pull = rmatvec(rows, duals.equality)
+    if program.n_inequality:
+        linear = "inequality" not in functions and not data.n_quadratic
+        rows = data.G if linear else None
+        rows = program.inequality_jacobian(x) if rows is None else rows
+        pull = pull + rmatvec(rows, duals.inequality)
+    if program.lower is not None:
+        pull = pull - duals.lower
+    if program.upper is not None:
+        pull = pull + duals.upper
+    return pull
+
+
+def _dual_size(program: SmoothProgram, gradient: Tensor, pull: Tensor, duals: Duals) -> Tensor:
+    """Return the largest term of the stationarity condition. Shape (B,)."""
+    size = _largest(gradient).maximum(_largest(pull))
+    for bound, multiplier in ((program.lower, duals.lower), (program.upper, duals.upper)):
+        if bound is not None:
+            size = size.maximum(_largest(multiplier))
+    return size
+
+
+def _pinned(program: SmoothProgram, x: Tensor) -> Tensor | None:
+    """Return the variables whose bounds coincide, (B, n) bool; None where there are not both."""
     if program.lower is None or program.upper is None:
-        return torch.zeros_like(x, dtype=torch.bool)
+        return None
     return (program.lower == program.upper).expand_as(x)
 
 
 def _inequality_pairs(
-    program: SmoothProgram, x: Tensor, duals: Duals, inequality: Tensor
+    program: SmoothProgram, x: Tensor, duals: Duals, pinned: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the slacks and multipliers of all inequalities and bounds, (B, m + up to 2n) each.
 
     A variable whose bounds coincide is an equality: its slack of 0 says nothing about strict
     complementarity, so the pair is reported as strictly active.
     """
-    slacks, multipliers = [-inequality], [duals.inequality]
+    slacks, multipliers = [-program.inequality(x)], [duals.inequality]
     lower, upper = program.lower, program.upper
-    pinned = _pinned(program, x)
     for bound, gap, multiplier in (
         (lower, None if lower is None else x - lower, duals.lower),
         (upper, None if upper is None else upper - x, duals.upper),
     ):
         if bound is None or gap is None:
             continue
-        multiplier = torch.where(pinned, torch.full_like(multiplier, float("inf")), multiplier)
+        if pinned is not None:
+            multiplier = torch.where(pinned, float("inf"), multiplier)
         slacks.append(gap)
         multipliers.append(multiplier)
+    if len(slacks) == 1:
+        return slacks[0], multipliers[0]
     return torch.cat(slacks, -1), torch.cat(multipliers, -1)
 
 

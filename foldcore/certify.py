@@ -35,12 +35,16 @@ def certify(
     report, duals = kkt_report(lowering.program, point, raw.duals)
     if outcome.failed:
         report = _without(report, outcome.mask(point.device))
+    certified = replace(raw, primal=point, duals=duals, kkt=report)
     eps = torch.finfo(point.dtype).eps
+    reject_above, atol = max(config.reject_above, 1e5 * eps), max(config.atol, 1e4 * eps)
     residual = report.residual
-    rejected = ~(residual <= max(config.reject_above, 1e5 * eps))
+    if bool((residual <= min(reject_above, atol)).all()):
+        return certified
+    rejected = ~(residual <= reject_above)
     if bool(rejected.any()):
         _name_rejected(report, rejected, outcome)
-    exceeded = residual > max(config.atol, 1e4 * eps)
+    exceeded = residual > atol
     _act_on(
         config.on_violation,
         exceeded & ~outcome.mask(point.device),
@@ -48,7 +52,7 @@ def certify(
         f"{subject}: scaled KKT residual above kkt.atol",
         "Tighten the solver's tolerances, set fixed_point.polish, or loosen kkt.atol.",
     )
-    return replace(raw, primal=point, duals=duals, kkt=report)
+    return certified
 
 
 def _without(report: KKTReport, failed: Tensor) -> KKTReport:

@@ -122,6 +122,12 @@ class FoldConfig(_Model):
     adjoint: PluginReference | None = Field(
         None, description="The adjoint solver; chosen where None."
     )
+    relaxation: Literal["continuous", "fixed_integers"] | None = Field(
+        None,
+        description="What is solved and folded where a problem declares whole numbers, whose solutions "
+        "have gradient zero almost everywhere: the problem without that demand; or the whole numbers "
+        "that a discrete solver found, held fixed. Such a problem is refused where this is not set.",
+    )
     mode: Literal["fold", "fixed_point_unfold", "unfold", "unroll"] = Field(
         "fold",
         description="How to differentiate: by one folded step, by steps on the graph from the "

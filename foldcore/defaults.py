@@ -6,7 +6,7 @@ from .errors import ConfigError
 from .interfaces.adjoint_solver import AdjointSolver
 from .interfaces.solver_interface import Solver
 from .interfaces.update_rule import UpdateRule
-from .problem_base import ParametricProblem
+from .problem_base import ParametricProblem, ProgramStructure
 from .registry import adjoint_solvers, solvers, update_rules
 
 
@@ -19,13 +19,14 @@ def choose_solver(problem: ParametricProblem, rule: UpdateRule | None, path: str
         ConfigError: If none can; it says why for each.
     """
     structure = problem.lowered_structure
+    integers = " with whole numbers" if structure.integer else ""
     reasons: list[str] = []
     candidates = sorted(solvers.usable_classes().items(), key=lambda item: -item[1].rank(structure))
     for name, solver_class in candidates:
         if solver_class.rank(structure) <= 0:
             continue
         solver = solver_class(solver_class.config_class())
-        reason = solver.unsupported_reason(structure)
+        reason = solver_reason(solver, structure)
         if reason is None and solver.capabilities.needs_rule:
             reason = _iteration_reason(problem, rule)
         if reason is None:
@@ -34,9 +35,21 @@ def choose_solver(problem: ParametricProblem, rule: UpdateRule | None, path: str
     shown = "; ".join(reasons) or "no solver is installed that may be chosen by default"
     raise ConfigError(
         f"{path}: no installed solver can solve a problem of class "
-        f"{structure.problem_class.value} ({shown}). Install a solver package, or pass a callable. "
+        f"{structure.problem_class.value}{integers} ({shown}). Install a solver package, or pass a callable. "
         f"{solvers.availability()}"
     )
+
+
+def solver_reason(solver: Solver, structure: ProgramStructure) -> str | None:
+    """Return why a solver cannot solve problems of a lowered structure, or None where it can.
+
+    Whole numbers are checked here and not in the solver's own answer, so that no plugin that never
+    heard of them can be handed some.
+    """
+    if structure.integer and not solver.capabilities.discrete:
+        columns = ", ".join(map(str, structure.integer))
+        return f"columns {columns} are declared integer, and it does not solve for whole numbers"
+    return solver.unsupported_reason(structure)
 
 
 def _iteration_reason(problem: ParametricProblem, rule: UpdateRule | None) -> str | None:

@@ -20,6 +20,7 @@ from .outcome import Outcome
 from .parts import Parts
 from .prechecks import find_bad_samples
 from .problem_base import ParametricProblem
+from .program import SmoothProgram
 from .repair import dead_solution, masked, repaired_inputs, squeeze
 from .solution import Duals, Solution
 
@@ -176,25 +177,33 @@ class Fold(nn.Module):
         filler: float,
         strict: bool,
     ) -> Solution:
-        find_bad_samples(
+        program = find_bad_samples(
             self.problem, self.solver, inputs, outcome, subject=self.parts().subject, strict=strict
         )
         solution = None
         if outcome.donor() is not None:
-            solution = self._solve_good(inputs, outcome, warm_start, duals=duals)
+            solution = self._solve_good(inputs, outcome, warm_start, program, duals=duals)
         if solution is None or outcome.donor() is None:
             return dead_solution(inputs, self.problem.n, outcome, filler)
         return masked(solution, outcome, inputs.device, filler)
 
     def _solve_good(
-        self, inputs: Inputs, outcome: Outcome, warm_start: Solution | None, *, duals: bool
+        self,
+        inputs: Inputs,
+        outcome: Outcome,
+        warm_start: Solution | None,
+        program: SmoothProgram | None,
+        *,
+        duals: bool,
     ) -> Solution | None:
         """Solve with failed samples replaced by good ones; None if no sample is left."""
         parts = self.parts()
         if self.rule is not None and self.config.mode in ("unfold", "unroll"):
             return self._unfold_good(self.rule, inputs, outcome, warm_start, duals=duals)
         recorded = self.rule is None and inputs.needs_grad
-        raw, answer = solve_black_box(parts, inputs, outcome, warm_start, recorded=recorded)
+        raw, answer = solve_black_box(
+            parts, inputs, outcome, warm_start, recorded=recorded, program=program
+        )
         if raw is None:
             return None
         good = repaired_inputs(inputs, outcome)

@@ -22,12 +22,19 @@ from .solution import Solution, Status
 
 
 def solve_black_box(
-    parts: Parts, inputs: Inputs, outcome: Outcome, warm_start: Solution | None, *, recorded: bool
+    parts: Parts,
+    inputs: Inputs,
+    outcome: Outcome,
+    warm_start: Solution | None,
+    *,
+    recorded: bool,
+    program: SmoothProgram | None = None,
 ) -> tuple[Solution | None, Solution | None]:
     """Run the black box and certify its answer.
 
     Args:
         recorded: The solver is differentiable and its answer shall carry gradients.
+        program: That of ``inputs``, detached, where it is bound already; no sample may have failed.
 
     Returns:
         The certified solution, detached, with failed samples replaced; None if no sample is
@@ -39,8 +46,10 @@ def solve_black_box(
         known = outcome.failed
         good = repaired_inputs(inputs, outcome)
         with torch.set_grad_enabled(recorded):
-            values = good.values if recorded else good.detached()
-            lowering = Lowering(parts.problem.bind(values, inputs.batch))
+            if program is None or recorded:
+                values = good.values if recorded else good.detached()
+                program = parts.problem.bind(values, inputs.batch)
+            lowering = Lowering(program)
             answer = _ask_solver(parts, lowering, inputs, warm_start)
         with torch.no_grad():
             raw = _certified(parts, lowering, answer, inputs, outcome)
@@ -78,8 +87,9 @@ def _certified(
 ) -> Solution | None:
     raw = replace(answer, primal=answer.primal.detach().to(inputs.device, inputs.dtype))
     outcome.merge(raw.status, raw.messages, type(parts.solver).__name__)
-    nonfinite = ~torch.isfinite(raw.primal).all(-1)
-    outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
+    if not bool(torch.isfinite(raw.primal.sum())):  # a finite sum has finite terms
+        nonfinite = ~torch.isfinite(raw.primal).all(-1)
+        outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
     if outcome.donor() is None:
         return None
     raw = with_donor_rows(raw, outcome)

@@ -19,7 +19,7 @@ from .merge import merge_data
 from .param import Param
 from .polynomial import NotPolynomial
 from .portable import PortableFunction
-from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
+from .problem_base import ParametricProblem, ProblemClass, ProgramStructure, integer_columns
 from .program import SmoothProgram
 from .quadratic import QuadraticProgram
 from .quadratic_data import QuadraticData
@@ -55,6 +55,7 @@ class Problem(ParametricProblem):
         structure: Assert "lp", "qp" or "qcqp". Where the proof fails the assertion is taken, and
             compared with the functions at every returned point.
         convex: Declare convexity, where it cannot be known from constant matrices.
+        integer: Columns of x that must be whole numbers: indices, or a bool tensor (n,).
 
     Raises:
         ProblemError: If a function fails on one sample or returns a wrong shape, names repeat or
@@ -79,14 +80,16 @@ class Problem(ParametricProblem):
         module: nn.Module | None = None,
         structure: Literal["lp", "qp", "qcqp"] | None = None,
         convex: bool | None = None,
+        integer: Sequence[int] | Tensor | None = None,
     ) -> None:
         self._arguments = (
             n, PortableFunction(objective), params, _portable(inequality), _portable(equality),
-            lower, upper, regularizers, constraints, module, structure, convex,
+            lower, upper, regularizers, constraints, module, structure, convex, integer,
         )  # fmt: skip
         if not isinstance(n, int) or n < 1:
             raise ProblemError(f"Problem: n is {n!r}, expected an integer >= 1.")
         self._n = n
+        columns = integer_columns(integer, n, "Problem")
         self._module = module
         self._sets, self._regularizers = tuple(constraints), tuple(regularizers)
         bounds = {"lower": lower, "upper": upper}
@@ -104,7 +107,8 @@ class Problem(ParametricProblem):
         self._constants = dict(self._declared.constants)
         for role, extracted in self._extracted.items():
             self._constants.update(constant_values(role, extracted, example))
-        self._structure = self._describe(example, convex, "; ".join(reasons))
+        described = self._describe(example, convex, "; ".join(reasons))
+        self._structure = replace(described, integer=columns)
         self._lowered_structure = lowered_structure(
             self._structure, self._regularizers, self._sets, {**example, **self._constants}
         )
@@ -215,6 +219,9 @@ class Problem(ParametricProblem):
     def lowered_structure(self) -> ProgramStructure:
         return self._lowered_structure
 
+    def relaxed(self) -> Problem:
+        return _rebuild(*self._arguments[:-1], None) if self._structure.integer else self
+
     def may_be_infinite(self, name: str) -> bool:
         return self._declared.may_be_infinite(name)
 
@@ -314,6 +321,7 @@ def _rebuild(
     module: nn.Module | None,
     structure: Literal["lp", "qp", "qcqp"] | None,
     convex: bool | None,
+    integer: Sequence[int] | Tensor | None,
 ) -> Problem:
     """Make a problem again from its arguments: what copies and pickles carry."""
     return Problem(
@@ -329,6 +337,7 @@ def _rebuild(
         module=module,
         structure=structure,
         convex=convex,
+        integer=integer,
     )
 
 

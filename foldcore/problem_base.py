@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from .errors import ProblemError
 from .param import Param
 from .solution import Duals
 
@@ -59,6 +61,7 @@ class ProgramStructure:
         auxiliary: Number of variables t >= |Dx| that lowering added behind the problem's own.
         without_rows: Of a lowered structure: class names of the terms and sets that have no rows, so
             that only solvers which know these themselves can solve it.
+        integer: Columns of x that must be whole numbers, ascending.
     """
 
     n: int
@@ -77,6 +80,7 @@ class ProgramStructure:
     has_image_prox: bool = False
     auxiliary: int = 0
     without_rows: tuple[str, ...] = ()
+    integer: tuple[int, ...] = ()
 
     @property
     def unconstrained(self) -> bool:
@@ -128,6 +132,21 @@ class ParametricProblem(ABC):
         """The structure of the problem without regularizers; see :class:`foldcore.lowering.Lowering`."""
         return self.structure
 
+    def relaxed(self) -> ParametricProblem:
+        """Return the problem without the demand that some columns be whole numbers.
+
+        Invariant: ``structure.integer`` of what is returned is empty; nothing else differs.
+
+        Raises:
+            ProblemError: If a class of one's own declares whole numbers but not their relaxation.
+        """
+        if self.structure.integer:
+            raise ProblemError(
+                f"{type(self).__name__}: structure.integer is {self.structure.integer}, but the class "
+                f"has no relaxed(); override it to return the problem without whole numbers."
+            )
+        return self
+
     def may_be_infinite(self, name: str) -> bool:
         """Whether a parameter is a bound, in which ±inf means absent."""
         template = self.structure.template
@@ -137,3 +156,36 @@ class ParametricProblem(ABC):
     def order_duals(self, duals: Duals, *, inverse: bool = False) -> Duals:
         """Return the program's duals in the order of the user's definition, or the inverse."""
         return duals
+
+
+def integer_columns(
+    given: Sequence[int] | Tensor | Param | None, n: int, subject: str
+) -> tuple[int, ...]:
+    """Return the columns that are declared to be whole numbers, ascending.
+
+    Args:
+        given: Indices, as a sequence or a tensor of integers; or a mask (n,) of dtype bool; or None.
+        n: Number of variables.
+        subject: How messages name the problem.
+
+    Raises:
+        ProblemError: If it is neither, or an index is out of range or repeats.
+    """
+    if given is None:
+        return ()
+    expected = f"expected column indices from 0 to {n - 1}, or a bool tensor ({n},)"
+    if isinstance(given, Tensor) and given.dtype == torch.bool:
+        if tuple(given.shape) != (n,):
+            raise ProblemError(
+                f"{subject}: integer is a mask of shape {tuple(given.shape)}; {expected}."
+            )
+        return tuple(torch.nonzero(given).flatten().tolist())
+    columns = given.tolist() if isinstance(given, Tensor) and given.ndim == 1 else given
+    if isinstance(columns, (str, Tensor)) or not isinstance(columns, Sequence):
+        raise ProblemError(f"{subject}: integer is {given!r}; {expected}.")
+    for column in columns:
+        if isinstance(column, bool) or not isinstance(column, int) or not 0 <= column < n:
+            raise ProblemError(f"{subject}: integer contains {column!r}; {expected}.")
+    if len(set(columns)) < len(columns):
+        raise ProblemError(f"{subject}: integer names a column twice: {list(columns)}.")
+    return tuple(sorted(columns))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +12,15 @@ from torch import Tensor
 
 from .errors import ProblemError
 from .param import Param
-from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
+from .problem_base import ParametricProblem, ProblemClass, ProgramStructure, integer_columns
 from .program import SmoothProgram
 from .quadratic_data import DATA_FIELDS, QuadraticData
 from .sparse import Matrix, Sparse, SparseMatrix
 
 VectorField = Tensor | Param | None
 MatrixField = Tensor | Sparse | Param | None
+# Param is refused at run time; it is here so that typed code may still pass all fields as **fields.
+IntegerField = Sequence[int] | Tensor | Param | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class QuadraticProgram(ParametricProblem):
         G, h: Inequalities, (m, n) and (m,); +inf in h means absent.
         lower, upper: Bounds, (n,) or a number; ±inf means absent.
         quadratic_P, quadratic_q, quadratic_r: Quadratic rows, (k, n, n), (k, n), (k,).
+        integer: Columns of x that must be whole numbers: indices, or a bool tensor (n,).
 
     Raises:
         ProblemError: If shapes disagree, a partner is missing (A without b) or a constant is NaN.
@@ -51,6 +54,7 @@ class QuadraticProgram(ParametricProblem):
     quadratic_P: VectorField = None
     quadratic_q: VectorField = None
     quadratic_r: VectorField = None
+    integer: IntegerField = None
 
     def __post_init__(self) -> None:
         n = self._infer_n()
@@ -59,6 +63,8 @@ class QuadraticProgram(ParametricProblem):
             if isinstance(value, (int, float)):
                 object.__setattr__(self, name, torch.full((n,), float(value), dtype=torch.float64))
         object.__setattr__(self, "_n", n)
+        columns = integer_columns(self.integer, n, "QuadraticProgram")
+        object.__setattr__(self, "_integer", columns)
         self._check_shapes(n)
         names = [name for _, (name, _) in self._params_by_field().items()]
         repeated = {name for name in names if names.count(name) > 1}
@@ -196,7 +202,11 @@ class QuadraticProgram(ParametricProblem):
             problem_class=kind,
             convex=convex,
             template=self,
+            integer=self.__dict__["_integer"],
         )
+
+    def relaxed(self) -> QuadraticProgram:
+        return replace(self, integer=None) if self.structure.integer else self
 
     def _convexity(self) -> bool | None:
         known: list[bool | None] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .quadratic_data import QuadraticData
-from .sparse import SparseMatrix
+from .sparse import Matrix, SparseMatrix
 
 Floats = NDArray[np.float64]
 
@@ -95,62 +95,71 @@ class SampleData:
 class BatchData:
     """A batch's data in numpy: each field shared by all samples or one row per sample."""
 
-    def __init__(self, data: QuadraticData, batch: int) -> None:
-        self.n, self.batch = data.n, batch
-        self._arrays: dict[str, Floats] = {}
-        self._patterns: dict[str, SparseMatrix] = {}
-        for name, value in data.items():
-            if isinstance(value, SparseMatrix):
-                self._patterns[name] = value
-                self._arrays[name] = _numpy(value.values)
-            else:
-                self._arrays[name] = _numpy(value)
+    def __init__(
+        self,
+        data: QuadraticData,
+        batch: int,
+        *,
+        before: BatchData | None = None,
+        changed: frozenset[str] = frozenset(),
+    ) -> None:
+        """Convert the data.
 
-    @cached_property
+        Args:
+            before: An earlier batch of the same structure; its fields are taken over unless they
+                are ``changed``.
+            changed: Names of fields that may differ from ``before``.
+        """
+        self.n, self.batch = data.n, batch
+        self._shared: dict[str, Array] = {}
+        self._rows: dict[str, Sequence[Array]] = {}
+        self._unsound: dict[str, NDArray[np.bool_]] = {}
+        for name, value in data.items():
+            if before is not None and name in before._shared and name not in changed:
+                self._shared[name] = before._shared[name]
+                if name in before._unsound:
+                    self._unsound[name] = before._unsound[name]
+            else:
+                self._convert(name, value)
+
+    def _convert(self, name: str, value: Matrix) -> None:
+        pattern = value if isinstance(value, SparseMatrix) else None
+        array = _numpy(value.values if isinstance(value, SparseMatrix) else value)
+        batched = array.ndim > (1 if pattern is not None else SAMPLE_DIMS[name])
+        wrong = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
+        if wrong.any():
+            self._unsound[name] = wrong.reshape(self.batch if batched else 1, -1).any(1)
+        values: list[Floats] = list(array) if batched else [array]
+        rows: Sequence[Array] = values
+        if pattern is not None:
+            where = pattern.rows.cpu().numpy(), pattern.cols.cpu().numpy(), pattern.shape
+            rows = [SparseArray(*where, one) for one in values]
+        if batched:
+            self._rows[name] = rows
+        else:
+            self._shared[name] = rows[0]
+
+    def without_rows(self) -> BatchData:
+        """Return what all samples share, as another batch's ``before``."""
+        found = copy(self)
+        found._rows = {}
+        found._unsound = {k: v for k, v in self._unsound.items() if k in self._shared}
+        return found
+
+    @property
     def batched(self) -> frozenset[str]:
         """Names of the fields that differ by sample."""
-        return frozenset(
-            name
-            for name, array in self._arrays.items()
-            if array.ndim > (1 if name in self._patterns else SAMPLE_DIMS[name])
-        )
+        return frozenset(self._rows)
 
     def sample(self, index: int) -> SampleData:
         """Return one sample's data; shared fields are the same objects for every sample."""
-        fields: dict[str, Array] = dict(self._shared)
-        for name in self.batched:
-            fields[name] = self._wrapped(name, self._arrays[name][index])
+        fields = dict(self._shared)
+        for name, rows in self._rows.items():
+            fields[name] = rows[index]
         if not self._unsound:
             return SampleData(self.n, fields)
-        unsound = (name for name, rows in self._unsound.items() if rows.flat[index % rows.size])
+        unsound = (name for name, rows in self._unsound.items() if rows[index % rows.size])
         return SampleData(self.n, fields, tuple(unsound))
-
-    @cached_property
-    def _unsound(self) -> dict[str, NDArray[np.bool_]]:
-        """Fields with unsound numbers: a mask of the samples, or of size 1 where shared."""
-        found: dict[str, NDArray[np.bool_]] = {}
-        for name, array in self._arrays.items():
-            wrong = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
-            if not wrong.any():
-                continue
-            rows = self.batch if name in self.batched else 1
-            found[name] = wrong.reshape(rows, -1).any(1)
-        return found
-
-    @cached_property
-    def _shared(self) -> dict[str, Array]:
-        return {
-            name: self._wrapped(name, array)
-            for name, array in self._arrays.items()
-            if name not in self.batched
-        }
-
-    def _wrapped(self, name: str, values: Floats) -> Array:
-        pattern = self._patterns.get(name)
-        if pattern is None:
-            return values
-        rows, cols = pattern.rows.cpu().numpy(), pattern.cols.cpu().numpy()
-        return SparseArray(rows, cols, pattern.shape, values)
 
     def samples(self) -> Iterator[SampleData]:
         return (self.sample(i) for i in range(self.batch))

@@ -7,10 +7,11 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 from .interfaces.solver_interface import IterationMap, Session, Solver
-from .plugin_config import IterativeConfig
+from .plugin_config import IterativeConfig, PluginConfig
 from .problem_base import ProgramStructure
 from .program import SmoothProgram
 from .sample_data import BatchData, Floats, SampleData
@@ -29,8 +30,8 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-class SampleSolverConfig(IterativeConfig):
-    """Options of every solver that takes one sample at a time."""
+class WorkersConfig(PluginConfig):
+    """The option that :class:`SampleSolver` itself reads."""
 
     workers: int = Field(
         1,
@@ -38,6 +39,10 @@ class SampleSolverConfig(IterativeConfig):
         description="Samples solved at once by joblib (count); its backend is that of the user's "
         "joblib.parallel_config. 1 is a plain loop.",
     )
+
+
+class SampleSolverConfig(WorkersConfig, IterativeConfig):
+    """Options of iterative solvers that take one sample at a time."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,11 @@ class SampleSolver(Solver):
     """Base of solver plugins that solve one sample at a time.
 
     A plugin gives :meth:`model`; batches, workers, conversion to numpy and back are done here.
-    Its config derives from :class:`SampleSolverConfig`.
+    Its config derives from :class:`WorkersConfig`, or from :class:`SampleSolverConfig` if it iterates
+    to a tolerance.
     """
 
-    config: SampleSolverConfig
+    config: WorkersConfig
 
     @abstractmethod
     def model(self, structure: ProgramStructure, *, single_thread: bool) -> SampleModel:
@@ -131,6 +137,7 @@ class _SampleSession(Session):
         self._solver, self._structure = solver, structure
         self._token = os.urandom(8).hex()
         self._model: SampleModel | None = None
+        self._constants: BatchData | None = None
 
     def solve(
         self,
@@ -145,7 +152,8 @@ class _SampleSession(Session):
             raise UnsupportedError(
                 f"{type(self._solver).__name__}: the program is not quadratic; use a solver of its class."
             )
-        batch = BatchData(data, program.batch)
+        batch = BatchData(data, program.batch, before=self._constants, changed=changed)
+        self._constants = batch.without_rows()
         items = list(zip(batch.samples(), sample_starts(warm_start, program.batch), strict=True))
         task = _Task(
             token=self._token,
@@ -167,12 +175,16 @@ class _SampleSession(Session):
         if self._model is None:
             self._model = self._solver.model(self._structure, single_thread=False)
             task = replace(task, changed=_everything(items))
-        return _run(self._model, task, items)
+        try:
+            return _run(self._model, task, items)
+        except BaseException:  # such as an interrupt: what it left half done must not be used
+            self.close()
+            raise
 
     def close(self) -> None:
-        if self._model is not None:
-            self._model.close()
-            self._model = None
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
 
 
 def _everything(items: Sequence[_Item]) -> frozenset[str]:
@@ -201,6 +213,28 @@ def _run(model: SampleModel, task: _Task, items: Sequence[_Item]) -> list[Sample
     return answers
 
 
+class _StoppedError(Exception):
+    """Ends a thread whose results nobody waits for any more."""
+
+
+class _Chunk(list[ItemT]):
+    """Items of one worker, whose iteration ends early once the caller was interrupted.
+
+    Threads cannot be killed as processes can: they have to look.
+    """
+
+    stop: threading.Event | None = None
+
+    def __iter__(self) -> Iterator[ItemT]:
+        for item in super().__iter__():
+            if self.stop is not None and self.stop.is_set():
+                raise _StoppedError
+            yield item
+
+    def __reduce__(self) -> tuple[type[list[ItemT]], tuple[list[ItemT]]]:
+        return list, (list(self),)
+
+
 def run_chunks(
     function: Callable[[Sequence[ItemT]], list[ResultT]], items: Sequence[ItemT], workers: int
 ) -> list[ResultT]:
@@ -211,6 +245,9 @@ def run_chunks(
             must items and results, where joblib's backend is one of processes.
         items: What to work on.
         workers: Largest number of chunks; 1 is a plain call.
+
+    Raises:
+        KeyboardInterrupt: Of the caller; workers then end at once, threads after the item at hand.
     """
     workers = min(workers, len(items))
     if workers <= 1:
@@ -218,33 +255,64 @@ def run_chunks(
     from joblib import Parallel, delayed  # stays out of `import foldcore`
 
     bounds = np.linspace(0, len(items), workers + 1).astype(int).tolist()
-    chunks = [items[a:b] for a, b in itertools.pairwise(bounds)]
-    parts = Parallel(n_jobs=workers)(delayed(function)(chunk) for chunk in chunks)
+    chunks = [_Chunk(items[a:b]) for a, b in itertools.pairwise(bounds)]
+    stop = threading.Event()
+    for chunk in chunks:
+        chunk.stop = stop
+    try:
+        parts = Parallel(n_jobs=workers)(delayed(function)(chunk) for chunk in chunks)
+    except BaseException:
+        stop.set()
+        raise
     return [result for part in parts for result in part]
 
 
-_WORKER_MODELS: OrderedDict[tuple[str, int, int], SampleModel] = OrderedDict()
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+ModelT = TypeVar("ModelT", bound=_Closeable)
+
+_WORKER_MODELS: OrderedDict[tuple[str, int, int], _Closeable] = OrderedDict()
 _WORKER_LIMIT = 64
 _WORKER_LOCK = threading.Lock()
+
+
+@contextmanager
+def worker_model(token: str, build: Callable[[], ModelT]) -> Iterator[tuple[ModelT, bool]]:
+    """Lend the calling worker's own model, and tell whether it was built for this call.
+
+    The model is kept for the worker's next call, and closed where the block raises or too many are
+    kept.
+
+    Args:
+        token: What the model belongs to; a session draws one at random.
+        build: Makes a model; all of one token have one type.
+    """
+    key = (token, os.getpid(), threading.get_ident())
+    with _WORKER_LOCK:
+        kept = cast("ModelT | None", _WORKER_MODELS.pop(key, None))
+    model = build() if kept is None else kept
+    try:
+        yield model, kept is None
+    except BaseException:
+        model.close()
+        raise
+    with _WORKER_LOCK:
+        _WORKER_MODELS[key] = model
+        while len(_WORKER_MODELS) > _WORKER_LIMIT:
+            _WORKER_MODELS.popitem(last=False)[1].close()
 
 
 def _run_in_worker(task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
     """Solve a chunk with the worker's own model, kept for the next call of the same session."""
     if _all_unsound(items):
         return [_refused(data) for data, _ in items]
-    key = (task.token, os.getpid(), threading.get_ident())
-    with _WORKER_LOCK:
-        model = _WORKER_MODELS.pop(key, None)
-    if model is None:
-        model = task.solver.model(task.structure, single_thread=True)
-        task = replace(task, changed=_everything(items))
-    try:
+    build = partial(task.solver.model, task.structure, single_thread=True)
+    with worker_model(task.token, build) as (model, fresh):
+        if fresh:
+            task = replace(task, changed=_everything(items))
         return _run(model, task, items)
-    finally:
-        with _WORKER_LOCK:
-            _WORKER_MODELS[key] = model
-            while len(_WORKER_MODELS) > _WORKER_LIMIT:
-                _WORKER_MODELS.popitem(last=False)[1].close()
 
 
 def sample_starts(warm_start: Solution | None, batch: int) -> tuple[SampleStart | None, ...]:
@@ -289,11 +357,12 @@ def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> 
         and a.upper is not None
         for a in answers
     ]
-    arrays = {"x": _stacked(answers, "x", program.n)}
+    arrays = {"x": _stacked([a.x for a in answers], program.n)}
     if any(complete) and all(
         known or not a.status.ok for a, known in zip(answers, complete, strict=True)
     ):
-        arrays.update({name: _stacked(answers, name, size) for name, size in sizes.items()})
+        for name, size in sizes.items():
+            arrays[name] = _stacked([getattr(a, name) for a in answers], size)
     answers = _without_nonfinite(answers, arrays)
     tensors = {name: torch.from_numpy(array).to(like) for name, array in arrays.items()}
     primal = tensors.pop("x")
@@ -306,12 +375,12 @@ def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> 
     )
 
 
-def _stacked(answers: Sequence[SampleAnswer], name: str, size: int) -> Floats:
-    values = [getattr(a, name) for a in answers]
-    if any(value is None for value in values):
-        unknown = np.full(size, np.nan)
-        values = [unknown if value is None else value for value in values]
-    return np.array(values, dtype=np.float64)
+def _stacked(values: Sequence[Floats | None], size: int) -> Floats:
+    unknown = np.full(size, np.nan)
+    rows = [unknown if value is None else value for value in values]
+    if len(rows) > 1 and all(row is rows[0] for row in rows):
+        return np.tile(rows[0], (len(rows), 1))
+    return np.array(rows, dtype=np.float64)
 
 
 def _without_nonfinite(

@@ -76,6 +76,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not a solver": ({"solver": 3}, "solver: got 3; expected a name"),
     "not a rule": ({"rule": len}, "rule: got .*UpdateRule"),
     "iterations without effect": ({"iterations": 3}, "iterations has no effect"),
+    "relaxation of nothing": ({"relaxation": "fixed_integers"}, "relaxation: .* has no effect"),
+    "no such relaxation": ({"relaxation": "round"}, "relaxation: .*'fixed_integers'.*'round'"),
     "plugin option": ({"rule": {"kind": "pgd", "step": 1.0}}, "rule.step: .*'step_size'"),
     "inner kind": (
         {"rule": {"kind": "pgd", "projection": "inner", "inner": {"solver": "osqpp"}}},

@@ -711,6 +711,18 @@ def check_mode() -> None:
     assert len(counted) == 2, "unfolding starts from the rule's own start, not from the solver"
 
 
+def check_relaxation() -> None:
+    problem = fc.QuadraticProgram(
+        P=torch.eye(N), q=fc.Param(N), lower=0.0, upper=1.0, integer=[0]
+    )
+    parts = {"problem": problem, "solver": "osqp", "rule": "newton"}
+    with pytest.raises(fc.ConfigError, match="relaxation: missing"):
+        fc.build(parts)
+    relaxed = fc.build({**parts, "relaxation": "continuous"})
+    x = relaxed(q=torch.full((1, N), -0.5, dtype=torch.float64))
+    torch.testing.assert_close(x, torch.full_like(x, 0.5))
+
+
 def check_iterations() -> None:
     q = 0.3 * normal(B, N)
     diagonal = torch.linspace(1.0, 2.0, N, dtype=torch.float64)
@@ -881,6 +893,7 @@ CHECKS: Mapping[str, Callable[[], None]] = {
     "FoldConfig.solver": check_solver,
     "FoldConfig.rule": check_rule,
     "FoldConfig.adjoint": check_adjoint,
+    "FoldConfig.relaxation": check_relaxation,
     "FoldConfig.mode": check_mode,
     "FoldConfig.iterations": check_iterations,
     "FoldConfig.fixed_point": check_fixed_point_atol,

@@ -43,8 +43,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return README.md, docs/*.md and the README of every plugin and contrib package."""
-    patterns = ("README.md", "docs/*.md", "plugins/*/README.md", "contrib/*/README.md")
+    """Return README.md, the pages of docs/ and the README of every plugin and contrib package."""
+    patterns = ("README.md", "docs/*.md", "docs/[!g_]*/**/*.md", "plugins/*/README.md", "contrib/*/README.md")
     return [page for pattern in patterns for page in sorted(ROOT.glob(pattern))]
 
 

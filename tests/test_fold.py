@@ -206,3 +206,47 @@ def test_good_calls_warn_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer_of()(q=spread(B, N).requires_grad_()).sum().backward()
+
+
+def test_a_batch_takes_over_what_did_not_change() -> None:
+    first = fc.BatchData(fc.QuadraticData(n=N, P=EYE, q=spread(B, N)), B)
+    other = fc.QuadraticData(n=N, P=2 * EYE, q=spread(B, N) + 1)
+    kept = fc.BatchData(other, B, before=first.without_rows(), changed=frozenset({"q"}))
+    assert kept.sample(1).fields["P"] is first.sample(0).fields["P"]
+    assert kept.sample(1).vector("q", N, 0.0).tolist() == (spread(B, N) + 1)[1].tolist()
+    sent = fc.BatchData(other, B, before=first.without_rows(), changed=frozenset({"P", "q"}))
+    assert float(sent.sample(0).dense("P", N)[0, 0]) == 2.0
+
+
+def test_an_unsound_constant_stays_unsound_for_the_next_batch() -> None:
+    first = fc.BatchData(fc.QuadraticData(n=N, P=EYE * float("nan"), q=spread(B, N)), B)
+    assert first.sample(0).unsound == ("P",)
+    data = fc.QuadraticData(n=N, P=EYE, q=spread(B, N))
+    next_one = fc.BatchData(data, B, before=first.without_rows(), changed=frozenset({"q"}))
+    assert next_one.sample(B - 1).unsound == ("P",)
+
+
+def test_an_interrupted_call_stops_the_threads_it_started() -> None:
+    import joblib
+
+    begun, release, seen = threading.Event(), threading.Event(), []
+
+    def work(items: Any) -> list[int]:
+        done = []
+        for item in items:
+            if item == 0:
+                begun.wait(20)
+                raise RuntimeError("planted")
+            begun.set()
+            seen.append(item)
+            release.wait(0.2)
+            done.append(item)
+        return done
+
+    with joblib.parallel_config(backend="threading"), pytest.raises(RuntimeError, match="planted"):
+        fc.run_chunks(work, range(200), 2)
+    release.set()
+    count = len(seen)
+    assert count < 100
+    threading.Event().wait(0.5)
+    assert len(seen) <= count + 1

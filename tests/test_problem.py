@@ -174,3 +174,52 @@ def test_infinite_bounds_are_allowed_for_bounds_only() -> None:
     assert problem.may_be_infinite("upper")
     assert not problem.may_be_infinite("c")
     assert math.isinf(fc.Problem(N, lambda x: x @ x, lower=-math.inf).constants["lower"][0])
+
+
+MASK = torch.tensor([True, False, False, True])
+
+
+@pytest.mark.parametrize("given", [[0, 3], (3, 0), MASK, torch.tensor([3, 0])])
+def test_whole_numbers_are_declared_by_index_or_mask(given: Any) -> None:
+    functions = mixed(integer=given)
+    matrices = fc.QuadraticProgram(P=P, q=fc.Param(N), integer=given)
+    for problem in (functions, matrices):
+        for twin in (problem, copy.deepcopy(problem), pickle.loads(pickle.dumps(problem))):
+            assert twin.structure.integer == twin.lowered_structure.integer == (0, 3)
+            relaxed = twin.relaxed()
+            assert relaxed.structure.integer == relaxed.lowered_structure.integer == ()
+            assert relaxed.structure.problem_class is twin.structure.problem_class
+            assert relaxed.relaxed() is relaxed
+    x = normal(B, N)
+    assert torch.equal(bound(functions.relaxed()).inequality(x), bound(functions).inequality(x))
+    assert mixed().structure.integer == ()
+
+
+WRONG_COLUMNS = {
+    "out of range": ([0, N], f"contains {N}; expected column indices from 0 to {N - 1}"),
+    "negative": ([-1], "contains -1"),
+    "twice": ([1, 1], "names a column twice"),
+    "a number": (2, "integer is 2; expected column indices"),
+    "a fraction": ([1.0], "contains 1.0"),
+    "a list of bools": ([True, False, True, True], "contains True"),
+    "a mask of wrong size": (MASK[:2], r"a mask of shape \(2,\)"),
+    "a parameter": (fc.Param(N), "integer is Param"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COLUMNS)
+def test_wrong_whole_numbers_are_refused(name: str) -> None:
+    given, message = WRONG_COLUMNS[name]
+    with pytest.raises(fc.ProblemError, match=f"^QuadraticProgram: .*{message}"):
+        fc.QuadraticProgram(P=P, q=fc.Param(N), integer=given)
+    with pytest.raises(fc.ProblemError, match=f"^Problem: .*{message}"):
+        mixed(integer=given)
+
+
+def test_a_problem_class_of_ones_own_must_relax_its_whole_numbers() -> None:
+    class Own(fc.QuadraticProgram):
+        relaxed = fc.ParametricProblem.relaxed
+
+    assert Own(q=fc.Param(N)).relaxed().structure.integer == ()
+    with pytest.raises(fc.ProblemError, match=r"Own: structure.integer is \(1,\)"):
+        Own(q=fc.Param(N), integer=[1]).relaxed()

@@ -95,6 +95,23 @@ def doctor(
     raise typer.Exit(0 if healthy else 1)
 
 
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Its name in configurations, such as my-solver.")],
+    kind: Annotated[
+        list[KindName] | None, typer.Option(help="What it is; may be repeated. Default: solver.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path(),
+) -> None:
+    """Write a ready package: it installs, passes its own tests and the conformance kit."""
+    from .scaffold import new_plugin as write
+
+    kinds = list(dict.fromkeys(one.value for one in kind or [KindName.SOLVER]))
+    with _errors_as_lines():
+        folder = write(name, kinds, output)
+    typer.echo(f"{folder} is ready. Next:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest")
+
+
 class _errors_as_lines:  # noqa: N801 - reads as a statement
     """Print a :class:`FoldcoreError` as one line and exit with code 1; bugs keep their traceback."""
 

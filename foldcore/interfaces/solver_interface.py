@@ -26,6 +26,7 @@ class Capabilities:
         gpu: Accepts tensors that are not on the CPU.
         warm_start: Uses ``warm_start`` when one is given.
         threads: May use several threads for one sample.
+        discrete: Solves problems of its classes with ``structure.integer`` columns too.
         regularizers: Reads ``program.regularizers`` itself; ``solve`` then receives the program as
             declared and not its lowering.
         needs_rule: Runs the update rule's own iteration; ``solve`` then receives ``iteration``.
@@ -42,6 +43,7 @@ class Capabilities:
     gpu: bool = False
     warm_start: bool = False
     threads: bool = False
+    discrete: bool = False
     regularizers: bool = False
     needs_rule: bool = False
     differentiable: bool = False

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,18 +24,26 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def provenance(settings: Settings, device: str) -> dict[str, Any]:
-    """Return what is recorded beside a result."""
+def provenance(settings: Settings) -> dict[str, Any]:
+    """Return what identifies a result: its settings and their fingerprint; no runs yet."""
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "fingerprint": fingerprint(settings),
+        "runs": [],
+    }
+
+
+def environment(device: str, data: Path | None) -> dict[str, Any]:
+    """Return what a run computes with: versions, machine, device, the user's data folder."""
     installed = {
         name: one.version
         for one in distributions()
         if (name := one.metadata["Name"]) in PACKAGES or name.startswith("foldcore")
     }
     return {
-        "settings": settings.model_dump(mode="json"),
-        "fingerprint": fingerprint(settings),
         "versions": dict(sorted(installed.items())),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "data": None if data is None else str(data),
     }

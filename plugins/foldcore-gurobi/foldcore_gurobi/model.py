@@ -184,8 +184,6 @@ class GurobiModel(SampleModel):
         if not status.ok:
             return SampleAnswer(status, message, iterations)
         x: Floats = self._x.getAttr("X")
-        if not np.isfinite(x).all():
-            return SampleAnswer(Status.NUMERICAL, f"{message}, with NaN or inf in x", iterations)
         return SampleAnswer(
             status=status, message=message, iterations=iterations, x=x, **self._duals(data)
         )
@@ -219,21 +217,30 @@ class GurobiModel(SampleModel):
         try:
             slopes = {name: row.getAttr("Pi") for name, row in self._rows.items()}
             reduced: Floats = self._x.getAttr("RC")
-            curved = {linear + i: row.QCPi for i, row in self._curved.items()}
+            rows = list(self._curved.values())
+            curved = self._model.getAttr("QCPi", rows) if rows else []
         except gp.GurobiError as error:
             if error.errno in _NO_DUALS:
                 return {}
             raise
         inequality = np.zeros(linear + data.count("quadratic_r"))
-        inequality[:linear] = np.maximum(-slopes.get("G", np.zeros(0)), 0.0)
-        for i, slope in curved.items():
-            inequality[i] = max(-slope, 0.0)
+        if "G" in slopes:
+            inequality[:linear] = np.maximum(-slopes["G"], 0.0)
+        for i, slope in zip(self._curved, curved, strict=True):
+            inequality[linear + i] = max(-slope, 0.0)
         return {
-            "equality": -slopes.get("A", np.zeros(0)),
+            "equality": -slopes["A"] if "A" in slopes else np.zeros(0),
             "inequality": inequality,
-            "lower": np.where(self._has_lower, np.maximum(reduced, 0.0), 0.0),
-            "upper": np.where(self._has_upper, np.maximum(-reduced, 0.0), 0.0),
+            "lower": _where(self._has_lower, reduced),
+            "upper": _where(self._has_upper, -reduced),
         }
+
+
+def _where(bounded: NDArray[np.bool_], multipliers: Floats) -> Floats:
+    """Return the positive parts of the multipliers of bounds that are there."""
+    found: Floats = np.maximum(multipliers, 0.0)
+    found[~bounded] = 0.0
+    return found
 
 
 def _is_empty(data: SampleData) -> bool:

@@ -1,4 +1,4 @@
-"""Solver for foldcore: LPs and convex QPs by HiGHS."""
+"""Solver for foldcore: LPs, integer LPs and convex QPs by HiGHS."""
 
 from .config import HighsConfig
 from .solver import HighsSolver

@@ -21,6 +21,7 @@ _STATUS: dict[HighsModelStatus, Status] = {
     HighsModelStatus.kUnbounded: Status.UNBOUNDED,
     HighsModelStatus.kIterationLimit: Status.ITERATION_LIMIT,
     HighsModelStatus.kTimeLimit: Status.TIME_LIMIT,
+    HighsModelStatus.kSolutionLimit: Status.ITERATION_LIMIT,  # of branch-and-bound nodes
 }
 
 PROXIMAL_WEIGHTS = (1e-7, 1e-9, 1e-11, 1e-12, 1e-12, 1e-12)
@@ -33,6 +34,14 @@ BOUND_SCALES = (5, 8, 11)
 
 class HighsError(Exception):
     """HiGHS refused a call; stays within this plugin."""
+
+
+class _Silent(highspy.Highs):
+    """HiGHS without its banner, which its constructor prints as soon as callbacks are enabled."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 - HiGHS's name
+        self.silent()
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
 
 
 class HighsModel(SampleModel):
@@ -48,13 +57,16 @@ class HighsModel(SampleModel):
     ) -> None:
         self._config = config
         self._known_convex = structure.convex is True
-        self._native = highspy.Highs()  # type: ignore[no-untyped-call]
+        self._integer = structure.integer
+        self._native = _Silent()  # type: ignore[no-untyped-call]
         self._pending: frozenset[str] = frozenset()
         self._built = False
         self._hessian = csc_matrix((structure.n, structure.n))
         self._iterations = 0
         threads = 1 if single_thread else config.threads
-        for name, value in _options(config, threads).items():
+        # Versions of HiGHS have dropped integrality where an algorithm for LPs was named.
+        method = "choose" if structure.integer else config.method
+        for name, value in _options(config, method, threads).items():
             _check(self._native.setOptionValue(name, value), f"option {name}")
 
     def solve(
@@ -83,7 +95,7 @@ class HighsModel(SampleModel):
         native, pending, n = self._native, self._pending, data.n
         columns = np.arange(n, dtype=np.int32)
         if not self._built or pending & {"A", "G"}:
-            _check(native.passModel(_lp(data)), "the model")
+            _check(native.passModel(_lp(data, self._integer)), "the model")
             pending = frozenset({"P"})
         if "q" in pending:
             cost = data.vector("q", n, 0.0)
@@ -191,7 +203,8 @@ class HighsModel(SampleModel):
         """Tell infeasible from unbounded: without an objective, only the former has no solution."""
         n = data.n
         bounded = np.isfinite(data.vector("lower", n, -np.inf)).all()
-        if bounded and np.isfinite(data.vector("upper", n, np.inf)).all():
+        bounded &= np.isfinite(data.vector("upper", n, np.inf)).all()
+        if bounded and not self._integer:
             raise HighsError("called unbounded although every variable has bounds")
         self._pending |= {"q", "P"}
         columns = np.arange(n, dtype=np.int32)
@@ -233,11 +246,11 @@ class HighsModel(SampleModel):
         )
 
 
-def _options(config: HighsConfig, threads: int) -> dict[str, bool | int | float | str]:
+def _options(config: HighsConfig, method: str, threads: int) -> dict[str, bool | int | float | str]:
     feasibility, limit = max(config.atol, 1e-10), config.max_iter
     return {
         "output_flag": False,
-        "solver": config.method,
+        "solver": method,
         "threads": threads,
         "parallel": "on" if threads > 1 else "off",
         "simplex_strategy": 3 if threads > 1 else 1,  # the dual method, in parallel or serial
@@ -251,6 +264,10 @@ def _options(config: HighsConfig, threads: int) -> dict[str, bool | int | float 
         "ipm_iteration_limit": limit,
         "pdlp_iteration_limit": limit,
         "qp_iteration_limit": limit,
+        "mip_max_nodes": limit,
+        "mip_rel_gap": config.mip_rel_gap,
+        "mip_abs_gap": 0.0,  # its unit is the objective's: only the user knows what is small
+        "mip_feasibility_tolerance": feasibility,
         "qp_regularization_value": 0.0,
         "small_matrix_value": 1e-12,  # the smallest HiGHS allows: entries below it are dropped
     }
@@ -268,7 +285,7 @@ def _row_limits(data: SampleData) -> tuple[Floats, Floats]:
     return low, np.concatenate([equal, limit])
 
 
-def _lp(data: SampleData) -> highspy.HighsLp:
+def _lp(data: SampleData, integer: tuple[int, ...]) -> highspy.HighsLp:
     n, lp = data.n, highspy.HighsLp()
     blocks = [data.sparse("A", data.count("b")), data.sparse("G", data.count("h"))]
     matrix = vstack(blocks, format="csc")
@@ -281,6 +298,11 @@ def _lp(data: SampleData) -> highspy.HighsLp:
     lp.a_matrix_.start_ = matrix.indptr
     lp.a_matrix_.index_ = matrix.indices
     lp.a_matrix_.value_ = matrix.data
+    if integer:
+        kinds = [highspy.HighsVarType.kContinuous] * n
+        for column in integer:
+            kinds[column] = highspy.HighsVarType.kInteger
+        lp.integrality_ = kinds
     return lp
 
 

@@ -1,5 +1,7 @@
 """HighsSolver: LPs by simplex, interior point or PDLP, convex QPs by an active-set method.
 
+Integer LPs are solved by branch and cut.
+
 Source: Huangfu and Hall, "Parallelizing the dual revised simplex method", Mathematical Programming
 Computation 10 (2018), 119-142; https://highs.dev.
 """
@@ -35,6 +37,7 @@ class HighsSolver(SampleSolver):
         duals=True,
         warm_start=True,
         threads=True,
+        discrete=True,
         history_free="bitwise",
     )
 
@@ -48,6 +51,8 @@ class HighsSolver(SampleSolver):
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         if structure.problem_class is ProblemClass.QP and self.config.method != "choose":
             return f"method {self.config.method!r} is for LPs; QPs need method 'choose'"
+        if structure.integer and structure.problem_class is ProblemClass.QP:
+            return "HiGHS solves integer LPs, but no integer QPs"
         return super().unsupported_reason(structure)
 
     def model(self, structure: ProgramStructure, *, single_thread: bool) -> SampleModel:

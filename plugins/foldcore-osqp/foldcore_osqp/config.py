@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from foldcore import IterativeConfig
+from foldcore import SampleSolverConfig
 
 
-class OSQPConfig(IterativeConfig):
+class OSQPConfig(SampleSolverConfig):
     """Options of OSQP. Defaults are chosen for the accuracy that gradients need.
 
     Raises:

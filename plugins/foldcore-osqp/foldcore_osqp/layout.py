@@ -11,13 +11,32 @@ from torch import Tensor
 
 from foldcore import Duals, QuadraticData
 
-from .pattern import Block, Filled, Floats, Integers, Pattern, block_of
+from .pattern import Block, Filled, Floats, Integers, Pattern, block_of, row_of
 
 INFINITY = 1e30
 """What OSQP takes for infinite."""
 
 ANCHOR_SLOPE = 1e-12
 """Slope of the anchor: far below any tolerance, so that it does not loosen relative ones."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The data of one sample as OSQP takes them, and where it starts; shared arrays are not copied.
+
+    Attributes:
+        P, C: Values on the layout's patterns.
+        q, l, u: Vectors.
+        x, y: Where to start from.
+    """
+
+    P: Floats
+    C: Floats
+    q: Floats
+    l: Floats  # noqa: E741
+    u: Floats
+    x: Floats
+    y: Floats
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,11 @@ class Batch:
     @property
     def matrices_differ(self) -> bool:
         return bool(self.P.batched or self.C.batched)
+
+    def sample(self, index: int, start: tuple[Floats, Floats]) -> Sample:
+        """Return one sample. ``start`` is OSQP's x and y, each shared or one row per sample."""
+        vectors = (row_of(v, index) for v in (self.q, self.l, self.u, *start))
+        return Sample(self.P.row(index), self.C.row(index), *vectors)
 
 
 class Layout:

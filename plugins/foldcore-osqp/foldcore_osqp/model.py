@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +14,8 @@ import osqp
 from foldcore import Status
 
 from .config import OSQPConfig
-from .layout import Batch, Layout
-from .pattern import Floats, row_of
+from .layout import Layout, Sample
+from .pattern import Floats
 
 _STATUS: dict[int, Status] = {
     osqp.SolverStatus.OSQP_SOLVED: Status.OPTIMAL,
@@ -57,24 +59,25 @@ class NativeModel:
         self._layout = layout
         self._native: Any = None
         self._rho_moved = False
+        self._limits: tuple[Floats, Floats] | None = None
+        self._sent: dict[str, Any] = {}
 
-    @property
-    def built(self) -> bool:
-        return self._native is not None
+    def close(self) -> None:
+        self._native = None
 
-    def solve(
-        self, batch: Batch, sample: int, start: tuple[Floats, Floats], *, resend: bool
-    ) -> Answer:
+    def solve(self, sample: Sample, *, resend: bool) -> Answer:
         """Solve one sample.
 
         Args:
-            start: OSQP's x and y to start from.
             resend: Whether the matrices may differ from those of the previous sample.
+
+        Raises:
+            KeyboardInterrupt: In the main thread, where OSQP was interrupted.
         """
         try:
-            self._load(batch, sample, resend=resend)
-            self._native.warm_start(x=start[0], y=start[1])
-            return self._tighten(batch, sample)
+            self._load(sample, resend=resend)
+            self._native.warm_start(x=sample.x, y=sample.y)
+            return self._tighten(sample)
         except (osqp.OSQPException, ValueError, RuntimeError) as error:
             # The model may be half updated; the next sample gets a new one.
             self._native = None
@@ -82,23 +85,28 @@ class NativeModel:
                 return Answer(Status.NONCONVEX, "OSQP's set-up found the problem not convex")
             return Answer(Status.NUMERICAL, f"OSQP refused the data: {error!r}")
 
-    def _load(self, batch: Batch, sample: int, *, resend: bool) -> None:
-        q, l_rows, u_rows = (row_of(v, sample) for v in (batch.q, batch.l, batch.u))
+    def _load(self, sample: Sample, *, resend: bool) -> None:
+        q, l_rows, u_rows = sample.q, sample.l, sample.u
         if self._native is None:
             self._native = osqp.OSQP(algebra="builtin")
-            P = self._layout.P.matrix(batch.P.row(sample))
-            C = self._layout.C.matrix(batch.C.row(sample))
+            P, C = self._layout.P.matrix(sample.P), self._layout.C.matrix(sample.C)
             self._native.setup(P, np.zeros_like(q), C, l_rows, u_rows, **_settings(self._config))
+            self._limits, self._sent = None, {}
         else:
             if resend:
                 self._native.update(q=np.zeros_like(q))
-                self._native.update(Px=batch.P.row(sample), Ax=batch.C.row(sample))
+                self._native.update(Px=sample.P, Ax=sample.C)
+                self._limits = None  # they are scaled anew with the matrices
             if self._rho_moved:
                 self._native.update_settings(rho=self._config.rho)
         self._rho_moved = False
-        self._native.update(q=q, l=l_rows, u=u_rows)
+        if self._limits is not None and self._limits[0] is l_rows and self._limits[1] is u_rows:
+            self._native.update(q=q)
+        else:
+            self._native.update(q=q, l=l_rows, u=u_rows)
+            self._limits = (l_rows, u_rows)
 
-    def _tighten(self, batch: Batch, sample: int) -> Answer:
+    def _tighten(self, sample: Sample) -> Answer:
         """Tighten the tolerance by decades until a polished point passes the final one.
 
         Polishing often meets the final tolerance long before ADMM itself does, which on linear
@@ -110,7 +118,7 @@ class NativeModel:
             answer = self._advance(stage, answer)
             if answer.status is Status.INACCURATE and stage != target:
                 return replace(answer, status=Status.ITERATION_LIMIT)
-            if answer.status is not Status.OPTIMAL or self._within_limits(batch, sample, answer):
+            if answer.status is not Status.OPTIMAL or self._within_limits(sample, answer):
                 return answer
         if not self._config.polishing:
             return answer
@@ -139,9 +147,15 @@ class NativeModel:
             if limits["time_limit"] <= 0:
                 message = "run time limit reached"
                 return replace(before, status=Status.TIME_LIMIT, message=message)
-        self._native.update_settings(eps_rel=tolerance[0], eps_abs=tolerance[1], **limits)
+        settings = {"eps_rel": tolerance[0], "eps_abs": tolerance[1], **limits}
+        if settings != self._sent:
+            self._native.update_settings(**settings)
+            self._sent = settings
         result = self._native.solve(raise_error=False)
         info = result.info
+        if info.status_val == osqp.SolverStatus.OSQP_SIGINT:
+            # OSQP takes the signal for itself: hand it on to Python's handler of the main thread.
+            _thread.interrupt_main(signal.SIGINT)
         self._rho_moved |= info.rho_updates > 0
         answer = Answer(
             status=_STATUS.get(int(info.status_val), Status.NUMERICAL),
@@ -158,16 +172,15 @@ class NativeModel:
             return replace(answer, status=Status.NUMERICAL, message=message)
         return replace(answer, x=x, y=y, primal_residual=info.prim_res, dual_residual=info.dual_res)
 
-    def _within_limits(self, batch: Batch, sample: int, answer: Answer) -> bool:
+    def _within_limits(self, sample: Sample, answer: Answer) -> bool:
         """Return whether a point passes OSQP's own stopping test at the final tolerance."""
         if answer.x is None or answer.y is None:
             return False
         atol, rtol, x, y = self._config.atol, self._config.rtol, answer.x, answer.y
-        q = row_of(batch.q, sample)
+        q = sample.q
         if answer.primal_residual <= atol and answer.dual_residual <= atol + rtol * _largest(q):
             return True  # spares the products below
-        upper = self._layout.P.matrix(batch.P.row(sample))
-        C = self._layout.C.matrix(batch.C.row(sample))
+        upper, C = self._layout.P.matrix(sample.P), self._layout.C.matrix(sample.C)
         curved = upper @ x + upper.T @ x - upper.diagonal() * x
         return bool(
             answer.primal_residual <= atol + rtol * _largest(C @ x)

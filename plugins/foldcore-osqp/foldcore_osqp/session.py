@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -15,20 +22,39 @@ from foldcore import (
     SparseMatrix,
     Status,
     UnsupportedError,
+    run_chunks,
 )
+from foldcore.sample_session import worker_model
 
 from .config import OSQPConfig
-from .layout import Batch, Layout
+from .layout import Batch, Layout, Sample
 from .model import Answer, NativeModel, is_convex
-from .pattern import Floats, flat_values, row_of
+from .pattern import Floats, flat_values
 
 _MATRICES = ("P", "A", "G")
 
 
-class OSQPSession(Session):
-    """A model for one structure.
+@dataclass(frozen=True)
+class _Task:
+    """What the chunks of a batch have in common, as it travels to workers with each of them.
 
-    The layout is fixed at the first solve, from the constants that come with it, and the model
+    Attributes:
+        token: Of the models that workers keep for these layout and config.
+        resend: Whether the matrices may differ from those of the call before.
+        differ: Whether they differ from sample to sample.
+    """
+
+    token: str
+    config: OSQPConfig
+    layout: Layout
+    resend: bool
+    differ: bool
+
+
+class OSQPSession(Session):
+    """A model for one structure, or one for each worker.
+
+    The layout is fixed at the first solve, from the constants that come with it, and the models
     set up then. Data shared by the batch are sent once per call, others once per sample.
     """
 
@@ -37,6 +63,7 @@ class OSQPSession(Session):
         self._varying = frozenset(structure.template.varying)
         self._layout: Layout | None = None
         self._model: NativeModel | None = None
+        self._token = ""
         self._matrices: dict[str, Floats] = {}
 
     def solve(
@@ -53,7 +80,7 @@ class OSQPSession(Session):
             raise UnsupportedError(
                 "osqp: the program is not an LP or QP. Use a solver that offers its class."
             )
-        layout, model = self._prepare(data, changed)
+        layout = self._prepare(data, changed)
         for field in _MATRICES:
             value = getattr(data, field)
             if value is not None and (field in changed or field not in self._matrices):
@@ -62,26 +89,70 @@ class OSQPSession(Session):
         known = _answered(batch, program.batch)
         if isinstance(data.P, SparseMatrix):
             known = _refuse_nonconvex(layout, batch, known)
-        x, y = _starts(layout, batch, warm_start)
-        resend = not model.built or bool(changed.intersection(_MATRICES))
-        answers: list[Answer] = []
-        for i, answer in enumerate(known):
-            if answer is None:
-                answer = model.solve(batch, i, (row_of(x, i), row_of(y, i)), resend=resend)
-                resend = batch.matrices_differ
-            answers.append(answer)
+        start = _starts(layout, batch, warm_start)
+        samples = (batch.sample(i, start) for i, answer in enumerate(known) if answer is None)
+        task = _Task(
+            token=self._token,
+            config=self._config,
+            layout=layout,
+            resend=bool(changed.intersection(_MATRICES)),
+            differ=batch.matrices_differ,
+        )
+        solved = iter(self._run(task, samples, min(self._config.workers, known.count(None))))
+        answers = [next(solved) if answer is None else answer for answer in known]
         return _collect(layout, batch, answers, program)
+
+    def _run(self, task: _Task, samples: Iterable[Sample], workers: int) -> list[Answer]:
+        if workers > 1:
+            try:
+                return run_chunks(partial(_run_in_worker, task), list(samples), workers)
+            finally:
+                _restore_interrupts()
+        model = self._model
+        if model is None:
+            model = self._model = NativeModel(task.config, task.layout)
+        try:
+            return _solve_all(model, task, samples)
+        except BaseException:  # such as an interrupt: what it left half done must not be used
+            self._model = None
+            raise
 
     def close(self) -> None:
         self._layout = self._model = None
 
-    def _prepare(self, data: QuadraticData, changed: frozenset[str]) -> tuple[Layout, NativeModel]:
-        if self._layout is None or self._model is None or not changed <= self._layout.varying:
+    def _prepare(self, data: QuadraticData, changed: frozenset[str]) -> Layout:
+        if self._layout is None or not changed <= self._layout.varying:
             self._varying |= changed
             self._layout = Layout(data, self._varying, anchor=self._config.polishing)
-            self._model = NativeModel(self._config, self._layout)
+            self._model, self._token = None, os.urandom(8).hex()
             self._matrices.clear()
-        return self._layout, self._model
+        return self._layout
+
+
+def _run_in_worker(task: _Task, samples: Sequence[Sample]) -> list[Answer]:
+    build = partial(NativeModel, task.config, task.layout)
+    with worker_model(task.token, build) as (model, _):
+        return _solve_all(model, task, samples)
+
+
+def _solve_all(model: NativeModel, task: _Task, samples: Iterable[Sample]) -> list[Answer]:
+    resend, answers = task.resend, []
+    for sample in samples:
+        answers.append(model.solve(sample, resend=resend))
+        resend = task.differ
+    return answers
+
+
+def _restore_interrupts() -> None:
+    """Give SIGINT back to Python's handler.
+
+    OSQP takes the signal over for the time of a solve and then gives it back to whom it found:
+    where two threads solve at once, one of them finds the other, and Python would never hear of
+    Ctrl-C again.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
 
 
 def _answered(batch: Batch, size: int) -> list[Answer | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
+import joblib
 import osqp
 import pytest
 import scipy.optimize
@@ -156,13 +157,13 @@ def test_a_model_with_memory_would_be_noticed(fault, monkeypatch):
     data = random_qp(3, **SIZES, batch=6)
     load = NativeModel._load
 
-    def forgetful(self, batch, sample, *, resend):
+    def forgetful(self, sample, *, resend):
         if fault == "rho":
             self._rho_moved = False
-            load(self, batch, sample, resend=resend)
+            load(self, sample, resend=resend)
         else:
-            load(self, batch, sample, resend=resend and not self.built)
-            self._native.update(Px=batch.P.row(sample), Ax=batch.C.row(sample))
+            load(self, sample, resend=resend and self._native is None)
+            self._native.update(Px=sample.P, Ax=sample.C)
 
     fresh = [opened(data, polishing=False).solve(1, one(data, i)) for i in range(6)]
     monkeypatch.setattr(NativeModel, "_load", forgetful)
@@ -403,6 +404,63 @@ def test_nothing_is_printed_without_verbose(capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("varying", ["q", "all"])
+def test_two_workers_give_bitwise_what_one_gives(varying, backend):
+    data, expected = failing_data()
+    if varying == "q":
+        single = random_qp(5, **SIZES)
+        values, expected = {"q": single["q"] * (1 + 0.1 * torch.arange(8).double())[:, None]}, {}
+        problem = declare(single, ["q"])
+    else:
+        values, problem = data, declare(data, data.keys())
+    reference = Opened(problem).solve(8, values)
+    with joblib.parallel_config(backend=backend):
+        two = Opened(problem, workers=2)
+        for _ in range(2):  # the second time with the models that the workers kept
+            solution = two.solve(8, values)
+            assert solution.status == reference.status
+            assert solution.messages == reference.messages
+            assert all(same(solution, reference, i, i) for i in range(8) if i not in expected)
+
+
+def test_a_worker_keeps_its_model(monkeypatch):
+    built = []
+    setup = osqp.OSQP.setup
+    monkeypatch.setattr(
+        osqp.OSQP, "setup", lambda self, *a, **k: built.append(1) or setup(self, *a, **k)
+    )
+    data = random_qp(5, **SIZES)
+    values = {"q": data["q"].expand(8, -1)}
+    run = Opened(declare(data, ["q"]), workers=2)
+    with joblib.parallel_config(backend="sequential"):
+        run.solve(8, values)
+        first = len(built)
+        run.solve(8, values)
+    assert 0 < first == len(built)
+
+
+def test_an_interrupted_session_builds_its_model_anew(monkeypatch):
+    data = random_qp(5, **SIZES, batch=4)
+    reference = opened(data).solve(4, data)
+    problem, solve = opened(data), NativeModel.solve
+    calls = []
+
+    def interrupted(self, sample, *, resend):
+        answer = solve(self, sample, resend=resend)
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(NativeModel, "solve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        problem.solve(4, data)
+    again = problem.solve(4, data)
+    assert all(same(again, reference, i, i) for i in range(4))
+    assert calls[2] is not calls[1]
 
 
 OPTION_DATA = random_qp(15, **SIZES, batch=4, decades=2)

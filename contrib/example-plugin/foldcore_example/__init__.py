@@ -1,0 +1,1 @@
+"""A plugin of foldcore. The entry points in pyproject.toml name its classes."""

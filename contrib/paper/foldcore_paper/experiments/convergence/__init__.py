@@ -1,0 +1,5 @@
+"""Figure 3: forward and backward error of unfolded projected gradient descent, by iteration."""
+
+from .experiment import ConvergenceExperiment, ConvergenceSettings
+
+__all__ = ["ConvergenceExperiment", "ConvergenceSettings"]

@@ -1,0 +1,3 @@
+from foldcore.testing import conformance
+
+test_conformance = conformance("fdpg")
