@@ -211,7 +211,7 @@ def test_all_methods_start_from_one_network_and_every_solve_is_proven(results: p
     start = results[(results["epoch"] == 0) & (results["method"] != "mean costs")]
     assert start["test_regret"].nunique() == 1
     assert start["test_mse"].nunique() == 1
-    assert (results["test_regret"] >= -1e-5).all()
+    assert (results["test_regret"] >= -1e-3).all()
     assert (results["test_unsolved"] == 0).all()
     assert (results["train_failed"].fillna(0) == 0).all()
     assert (results["train_adjoint_warnings"].fillna(0) == 0).all()
