@@ -98,6 +98,7 @@ try:
     from .quadratic_data import QuadraticData
     from .sample_data import BatchData, SampleData, SparseArray
     from .sample_session import (
+        BatchAnswer,
         SampleAnswer,
         SampleModel,
         SampleSolver,
@@ -105,7 +106,6 @@ try:
         SampleStart,
         WorkersConfig,
         collect_answers,
-        run_chunks,
         sample_starts,
     )
     from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
@@ -113,6 +113,7 @@ try:
     from .spectrum import fastest_step, ritz_values, spectral_radius
     from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
     from .warm_starts import WarmStarts
+    from .workers import run_chunks, worker_model
 finally:
     if _collects:
         gc.enable()
@@ -130,6 +131,7 @@ __all__ = [
     "AdjointWarning",
     "AffineSet",
     "Atom",
+    "BatchAnswer",
     "BatchData",
     "BoundRule",
     "Box",
@@ -254,4 +256,5 @@ __all__ = [
     "solver",
     "spectral_radius",
     "to_dense",
+    "worker_model",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,6 +104,7 @@ class SmoothProgram:
         """Whether the smooth objective is ½xᵀPx + qᵀx."""
         return self._objective is None
 
+    @cached_property
     def _like(self) -> Tensor:
         for _, value in self.data.items():
             return value if isinstance(value, Tensor) else value.values
@@ -112,11 +114,11 @@ class SmoothProgram:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._like().dtype
+        return self._like.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._like().device
+        return self._like.device
 
     def sample(self, index: int) -> SmoothProgram:
         """Return the program of one sample, as a batch of 1, for solvers that know one at a time.

@@ -112,7 +112,7 @@ class BatchData:
         """
         self.n, self.batch = data.n, batch
         self._shared: dict[str, Array] = {}
-        self._rows: dict[str, Sequence[Array]] = {}
+        self._rows: dict[str, Floats | Sequence[SparseArray]] = {}
         self._unsound: dict[str, NDArray[np.bool_]] = {}
         for name, value in data.items():
             if before is not None and name in before._shared and name not in changed:
@@ -129,15 +129,17 @@ class BatchData:
         wrong = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
         if wrong.any():
             self._unsound[name] = wrong.reshape(self.batch if batched else 1, -1).any(1)
-        values: list[Floats] = list(array) if batched else [array]
-        rows: Sequence[Array] = values
-        if pattern is not None:
-            where = pattern.rows.cpu().numpy(), pattern.cols.cpu().numpy(), pattern.shape
-            rows = [SparseArray(*where, one) for one in values]
+        if pattern is None:
+            if batched:
+                self._rows[name] = array
+            else:
+                self._shared[name] = array
+            return
+        where = pattern.rows.cpu().numpy(), pattern.cols.cpu().numpy(), pattern.shape
         if batched:
-            self._rows[name] = rows
+            self._rows[name] = [SparseArray(*where, one) for one in array]
         else:
-            self._shared[name] = rows[0]
+            self._shared[name] = SparseArray(*where, array)
 
     def without_rows(self) -> BatchData:
         """Return what all samples share, as another batch's ``before``."""
@@ -150,6 +152,24 @@ class BatchData:
     def batched(self) -> frozenset[str]:
         """Names of the fields that differ by sample."""
         return frozenset(self._rows)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the fields that are present."""
+        return frozenset(self._shared).union(self._rows)
+
+    @property
+    def unsound(self) -> bool:
+        """Whether a sample holds NaN, or inf where that does not mean absent."""
+        return bool(self._unsound)
+
+    def rows(self, name: str) -> Floats | Sequence[SparseArray]:
+        """Return a field that differs by sample, one row per sample; read only.
+
+        Raises:
+            KeyError: If the field is shared or absent.
+        """
+        return self._rows[name]
 
     def sample(self, index: int) -> SampleData:
         """Return one sample's data; shared fields are the same objects for every sample."""

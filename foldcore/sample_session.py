@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,9 +20,7 @@ from .problem_base import ProgramStructure
 from .program import SmoothProgram
 from .sample_data import BatchData, Floats, SampleData
 from .solution import Duals, Solution, Status
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+from .workers import run_chunks, worker_model
 
 
 class WorkersConfig(PluginConfig):
@@ -67,6 +60,26 @@ class SampleAnswer:
 
 
 @dataclass(frozen=True)
+class BatchAnswer:
+    """What a native model says of a whole batch: as :class:`SampleAnswer`, one row per sample.
+
+    Attributes:
+        status, messages, iterations: One per sample.
+        x: (B, n); rows of NaN where there is no point.
+        equality, inequality, lower, upper: Multipliers with rows likewise, or all four None.
+    """
+
+    status: tuple[Status, ...]
+    messages: tuple[str, ...]
+    iterations: tuple[int, ...]
+    x: Floats
+    equality: Floats | None = None
+    inequality: Floats | None = None
+    lower: Floats | None = None
+    upper: Floats | None = None
+
+
+@dataclass(frozen=True)
 class SampleStart:
     """An earlier solution of one sample: x (n,) and multipliers, or None where unknown."""
 
@@ -91,6 +104,22 @@ class SampleModel(ABC):
             changed: Fields that may differ from the previous call; all of them at the first.
             start: Where to start from; without one the answer must not depend on earlier calls.
         """
+
+    def solve_rows(self, batch: BatchData, changed: frozenset[str]) -> BatchAnswer | None:
+        """Solve a sound batch without starts at once, where that spares work on single samples.
+
+        Invariant: the rows are, bit for bit, the answers of :meth:`solve` for the samples. It is
+        asked only where there is one worker.
+
+        Args:
+            batch: The whole data of the batch.
+            changed: As for :meth:`solve`, of the first sample.
+
+        Returns:
+            The answers; None, the default, to be asked for each sample instead, whatever has been
+            done until then.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - most models hold nothing to release
         """Release native handles."""
@@ -154,7 +183,6 @@ class _SampleSession(Session):
             )
         batch = BatchData(data, program.batch, before=self._constants, changed=changed)
         self._constants = batch.without_rows()
-        items = list(zip(batch.samples(), sample_starts(warm_start, program.batch), strict=True))
         task = _Task(
             token=self._token,
             solver=self._solver,
@@ -163,11 +191,27 @@ class _SampleSession(Session):
             changed=changed,
         )
         workers = min(self._solver.config.workers, program.batch)
+        if workers == 1 and warm_start is None and not batch.unsound:
+            return _solution(self._run_rows(task, batch, program), program)
+        items = _items(batch, warm_start)
         if workers == 1:
             answers = self._run_here(task, items)
         else:
             answers = run_chunks(partial(_run_in_worker, task), items, workers)
         return collect_answers(answers, program)
+
+    def _run_rows(self, task: _Task, batch: BatchData, program: SmoothProgram) -> BatchAnswer:
+        if self._model is None:
+            self._model = self._solver.model(self._structure, single_thread=False)
+            task = replace(task, changed=batch.names)
+        try:
+            found = self._model.solve_rows(batch, task.changed)
+            if found is None:
+                found = _stacked_answers(_run(self._model, task, _items(batch, None)), program)
+        except BaseException:  # such as an interrupt: what it left half done must not be used
+            self.close()
+            raise
+        return found
 
     def _run_here(self, task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
         if _all_unsound(items):
@@ -185,6 +229,10 @@ class _SampleSession(Session):
         model, self._model = self._model, None
         if model is not None:
             model.close()
+
+
+def _items(batch: BatchData, warm_start: Solution | None) -> list[_Item]:
+    return list(zip(batch.samples(), sample_starts(warm_start, batch.batch), strict=True))
 
 
 def _everything(items: Sequence[_Item]) -> frozenset[str]:
@@ -211,97 +259,6 @@ def _run(model: SampleModel, task: _Task, items: Sequence[_Item]) -> list[Sample
         answers.append(model.solve(data, changed, start))
         changed = task.batched  # what the batch shares was sent with its first sample
     return answers
-
-
-class _StoppedError(Exception):
-    """Ends a thread whose results nobody waits for any more."""
-
-
-class _Chunk(list[ItemT]):
-    """Items of one worker, whose iteration ends early once the caller was interrupted.
-
-    Threads cannot be killed as processes can: they have to look.
-    """
-
-    stop: threading.Event | None = None
-
-    def __iter__(self) -> Iterator[ItemT]:
-        for item in super().__iter__():
-            if self.stop is not None and self.stop.is_set():
-                raise _StoppedError
-            yield item
-
-    def __reduce__(self) -> tuple[type[list[ItemT]], tuple[list[ItemT]]]:
-        return list, (list(self),)
-
-
-def run_chunks(
-    function: Callable[[Sequence[ItemT]], list[ResultT]], items: Sequence[ItemT], workers: int
-) -> list[ResultT]:
-    """Return ``function(items)``, computed in up to ``workers`` chunks at once by joblib.
-
-    Args:
-        function: Takes consecutive items and returns one result for each. It must be picklable, as
-            must items and results, where joblib's backend is one of processes.
-        items: What to work on.
-        workers: Largest number of chunks; 1 is a plain call.
-
-    Raises:
-        KeyboardInterrupt: Of the caller; workers then end at once, threads after the item at hand.
-    """
-    workers = min(workers, len(items))
-    if workers <= 1:
-        return function(items)
-    from joblib import Parallel, delayed  # stays out of `import foldcore`
-
-    bounds = np.linspace(0, len(items), workers + 1).astype(int).tolist()
-    chunks = [_Chunk(items[a:b]) for a, b in itertools.pairwise(bounds)]
-    stop = threading.Event()
-    for chunk in chunks:
-        chunk.stop = stop
-    try:
-        parts = Parallel(n_jobs=workers)(delayed(function)(chunk) for chunk in chunks)
-    except BaseException:
-        stop.set()
-        raise
-    return [result for part in parts for result in part]
-
-
-class _Closeable(Protocol):
-    def close(self) -> None: ...
-
-
-ModelT = TypeVar("ModelT", bound=_Closeable)
-
-_WORKER_MODELS: OrderedDict[tuple[str, int, int], _Closeable] = OrderedDict()
-_WORKER_LIMIT = 64
-_WORKER_LOCK = threading.Lock()
-
-
-@contextmanager
-def worker_model(token: str, build: Callable[[], ModelT]) -> Iterator[tuple[ModelT, bool]]:
-    """Lend the calling worker's own model, and tell whether it was built for this call.
-
-    The model is kept for the worker's next call, and closed where the block raises or too many are
-    kept.
-
-    Args:
-        token: What the model belongs to; a session draws one at random.
-        build: Makes a model; all of one token have one type.
-    """
-    key = (token, os.getpid(), threading.get_ident())
-    with _WORKER_LOCK:
-        kept = cast("ModelT | None", _WORKER_MODELS.pop(key, None))
-    model = build() if kept is None else kept
-    try:
-        yield model, kept is None
-    except BaseException:
-        model.close()
-        raise
-    with _WORKER_LOCK:
-        _WORKER_MODELS[key] = model
-        while len(_WORKER_MODELS) > _WORKER_LIMIT:
-            _WORKER_MODELS.popitem(last=False)[1].close()
 
 
 def _run_in_worker(task: _Task, items: Sequence[_Item]) -> list[SampleAnswer]:
@@ -343,35 +300,32 @@ def collect_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> 
     Samples without a point are NaN; NaN or inf under a good status make it NUMERICAL. Duals are
     None unless every solved sample has all of its own.
     """
-    like = torch.empty(0, dtype=program.dtype, device=program.device)
+    return _solution(_stacked_answers(answers, program), program)
+
+
+def _stacked_answers(answers: Sequence[SampleAnswer], program: SmoothProgram) -> BatchAnswer:
     sizes = {
         "equality": program.n_equality,
         "inequality": program.n_inequality,
         "lower": program.n,
         "upper": program.n,
     }
-    complete = [
-        a.equality is not None
-        and a.inequality is not None
-        and a.lower is not None
-        and a.upper is not None
-        for a in answers
-    ]
-    arrays = {"x": _stacked([a.x for a in answers], program.n)}
-    if any(complete) and all(
-        known or not a.status.ok for a, known in zip(answers, complete, strict=True)
-    ):
-        for name, size in sizes.items():
-            arrays[name] = _stacked([getattr(a, name) for a in answers], size)
-    answers = _without_nonfinite(answers, arrays)
-    tensors = {name: torch.from_numpy(array).to(like) for name, array in arrays.items()}
-    primal = tensors.pop("x")
-    return Solution(
-        primal=primal,
+    duals: dict[str, list[Floats | None]] = {
+        "equality": [a.equality for a in answers],
+        "inequality": [a.inequality for a in answers],
+        "lower": [a.lower for a in answers],
+        "upper": [a.upper for a in answers],
+    }
+    complete = [all(part is not None for part in parts) for parts in zip(*duals.values())]
+    known = any(complete) and all(
+        whole or not a.status.ok for a, whole in zip(answers, complete, strict=True)
+    )
+    return BatchAnswer(
         status=tuple(a.status for a in answers),
-        duals=Duals(**tensors) if tensors else None,
         messages=tuple(a.message for a in answers),
         iterations=tuple(a.iterations for a in answers),
+        x=_stacked([a.x for a in answers], program.n),
+        **{name: _stacked(duals[name], size) for name, size in sizes.items() if known},
     )
 
 
@@ -383,15 +337,35 @@ def _stacked(values: Sequence[Floats | None], size: int) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
+def _solution(answer: BatchAnswer, program: SmoothProgram) -> Solution:
+    """Return a batch's answer in the program's dtype and device; see :func:`collect_answers`."""
+    names = ("x", "equality", "inequality", "lower", "upper")
+    arrays = {name: array for name in names if (array := getattr(answer, name)) is not None}
+    status, messages = _without_nonfinite(answer, arrays)
+    like = torch.empty(0, dtype=program.dtype, device=program.device)
+    tensors = {name: torch.from_numpy(array).to(like) for name, array in arrays.items()}
+    primal = tensors.pop("x")
+    return Solution(
+        primal=primal,
+        status=status,
+        duals=Duals(**tensors) if tensors else None,
+        messages=messages,
+        iterations=answer.iterations,
+    )
+
+
 def _without_nonfinite(
-    answers: Sequence[SampleAnswer], arrays: Mapping[str, Floats]
-) -> list[SampleAnswer]:
+    answer: BatchAnswer, arrays: Mapping[str, Floats]
+) -> tuple[tuple[Status, ...], tuple[str, ...]]:
+    """Return statuses and messages; NaN or inf under a good status make it NUMERICAL."""
+    # A finite sum has finite terms, and takes less time than looking at each.
+    with np.errstate(all="ignore"):
+        sound = all(np.isfinite(array.sum()) for array in arrays.values())
+    if sound:
+        return answer.status, answer.messages
+    status, messages = list(answer.status), list(answer.messages)
     finite = np.logical_and.reduce([np.isfinite(array).all(-1) for array in arrays.values()])
-    if finite.all():
-        return list(answers)
-    return [
-        replace(a, status=Status.NUMERICAL, message=f"{a.message}, but with NaN or inf")
-        if a.status.ok and not good
-        else a
-        for a, good in zip(answers, finite.tolist(), strict=True)
-    ]
+    for i in np.flatnonzero(~finite).tolist():
+        if status[i].ok:
+            status[i], messages[i] = Status.NUMERICAL, f"{messages[i]}, but with NaN or inf"
+    return tuple(status), tuple(messages)

@@ -32,7 +32,7 @@ from foldcore.testing.kit.exact_qp import solve_exactly
 from foldcore.testing.kit.failing_problems import failing_problems
 from foldcore.testing.kit.known_problem import KnownProblem
 from foldcore.testing.kit.known_problems import known_problems, smallest_problems
-from foldcore.testing.kit.runner import plan
+from foldcore.testing.kit.planning import plan
 from foldcore.testing.reference import QPReference
 
 KNOWN = (*known_problems(), *smallest_problems())
@@ -192,7 +192,7 @@ def plain_qp(known: KnownProblem) -> bool:
     return set(known.values) <= fields and known.unique and finite
 
 
-@pytest.mark.parametrize("known", filter(plain_qp, KNOWN), ids=lambda known: known.name)
+@pytest.mark.parametrize("known", list(filter(plain_qp, KNOWN)), ids=lambda known: known.name)
 def test_exact_gradients_are_those_of_the_independent_reference(known: KnownProblem) -> None:
     cotangent = torch.ones_like(known.primal).cumsum(-1)
     found = exact_gradients(known, cotangent)

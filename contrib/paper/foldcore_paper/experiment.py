@@ -31,9 +31,11 @@ class Cell:
 
     Attributes:
         labels: What tells it apart. They become the leading columns of each of its rows.
+        alone: Whether it compares times, so that it must have the machine to itself.
     """
 
     labels: Mapping[str, Value]
+    alone: bool = False
 
     @property
     def name(self) -> str:
@@ -67,12 +69,14 @@ class Experiment(ABC, Generic[SettingsT]):
     name: ClassVar[str]
     title: ClassVar[str]
     settings_class: ClassVar[type[Settings]]
-    serial: ClassVar[bool] = False
-    """Whether cells compare times, so that they must have the machine to themselves."""
 
     @abstractmethod
     def cells(self, settings: SettingsT) -> list[Cell]:
         """Return the cells of a run, in the order they are started."""
+
+    def cells_for(self, settings: SettingsT, data: Path | None) -> list[Cell]:
+        """Return the cells of a run that may read the user's data folder; by default it reads none."""
+        return self.cells(settings)
 
     @abstractmethod
     def run(self, settings: SettingsT, cell: Cell, workspace: Workspace) -> list[Row]:

@@ -82,7 +82,7 @@ def run_experiment(
         experiment: What to run.
         settings: Its settings.
         folder: Where results go. It may hold an interrupted run of the same settings.
-        jobs: Processes at once; cells of a serial experiment go one by one all the same.
+        jobs: Processes at once; cells that compare times go one by one, after all others.
         data: The user's data folder, for experiments that read one.
         on_progress: Told how far the run is, at the start and after each cell.
 
@@ -92,7 +92,7 @@ def run_experiment(
     """
     target = RunFolder(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cells = experiment.cells(settings)
+    cells = experiment.cells_for(settings, data)
     _check_names(experiment, cells)
     _claim(target, settings)
     mark = fingerprint(settings)
@@ -101,13 +101,17 @@ def run_experiment(
         _note_run(target, environment(device, data))
     already = len(cells) - len(missing)
     on_progress(Advance(already, len(cells)))
-    processes = 1 if experiment.serial or device == "cuda" else jobs
-    work = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(
-        joblib.delayed(_run_cell)(experiment, settings, cell, target, data, device)
-        for cell in missing
-    )
-    for done, (name, seconds) in enumerate(work, start=already + 1):
-        on_progress(Advance(done, len(cells), name, seconds))
+    together = [cell for cell in missing if not cell.alone]
+    alone = [cell for cell in missing if cell.alone]
+    done = already
+    for part, processes in ((together, 1 if device == "cuda" else jobs), (alone, 1)):
+        work = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(
+            joblib.delayed(_run_cell)(experiment, settings, cell, target, data, device)
+            for cell in part
+        )
+        for name, seconds in work:
+            done += 1
+            on_progress(Advance(done, len(cells), name, seconds))
     rows = [row for cell in cells for row in _read_cell(target, cell, mark)]
     _write(target.results, pd.DataFrame(rows).to_csv(index=False))
     return read_results(target.results)
@@ -203,8 +207,8 @@ def _read_cell(target: RunFolder, cell: Cell, mark: str) -> list[Row]:
     if content.get("fingerprint") != mark:
         raise PaperError(
             f"{target.cell(cell)} was overwritten by a run of other settings (fingerprint "
-            f"{content.get('fingerprint')}, these are {mark}). Processes of a killed run may still work there: "
-            f"end them and give the same command again."
+            f"{content.get('fingerprint')}, these are {mark}). Processes of a killed run may still "
+            f"work there: end them and give the same command again."
         )
     rows: list[Row] = content["rows"]
     return rows

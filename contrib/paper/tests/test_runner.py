@@ -261,3 +261,25 @@ def test_a_run_leaves_the_number_of_threads_alone(planted: Planted, folder: Path
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+class Timed(Planted):
+    """Its first cell compares times, and asks for the user's data."""
+
+    def cells_for(self, settings: PlantedSettings, data: Path | None) -> list[Cell]:
+        first, *others = self.cells(settings)
+        extra = [] if data is None else [Cell({"method": data.name, "seed": 9})]
+        return [Cell(first.labels, alone=True), *others, *extra]
+
+
+def test_cells_that_compare_times_run_after_all_others(tmp_path: Path) -> None:
+    timed = Timed(tmp_path)
+    table = run_experiment(timed, PlantedSettings(), tmp_path / "run")
+    assert timed.ran() == ["1", "2", "3", "0"]
+    assert table["seed"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_users_data_decides_the_cells(tmp_path: Path) -> None:
+    timed = Timed(tmp_path)
+    table = run_experiment(timed, PlantedSettings(), tmp_path / "run", data=tmp_path / "cifar")
+    assert table["method"].tolist() == ["a", "a", "a", "a", "cifar"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from .check import Kind, Outcome
 from .known_problem import KnownProblem
-from .runner import Planned, plan
+from .planning import Planned, plan
 
 
 def conformance(

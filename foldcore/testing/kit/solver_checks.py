@@ -11,7 +11,6 @@ from ...interfaces.solver_interface import Solver
 from ...problem_base import ProblemClass
 from ...solution import Solution
 from .check import CheckList, Kind, require, require_close, require_equal
-from .exact_gradients import comparable, exact_gradients
 from .known_problem import KnownProblem
 from .settings import require_effects
 from .side_effects import Untouched
@@ -151,11 +150,9 @@ def check_dtype_and_device(subject: SolverSubject) -> None:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for dtype in (torch.float64, torch.float32):
         for device in devices:
-            values = {name: v.to(device) for name, v in known.values.items()}
-            constants = {name: v.to(device) for name, v in known.problem.constants.items()}
-            program = known.with_values(**values, **constants).bind(dtype)
-            if not subject.as_declared and not known.problem.structure.has_regularizers:
-                program = known.with_values(**values, **constants).lowered(dtype)
+            tensors = {**known.problem.constants, **known.values}
+            moved = known.with_values(**{name: v.to(device) for name, v in tensors.items()})
+            program = subject.program(moved, dtype)
             run = subject.run(known, program=program)
             require_optimal(run, f"{known.name} in {dtype} on {device}")
             for name, value in {"primal": run.solution.primal, **duals_of(run)}.items():
@@ -305,48 +302,3 @@ def check_copies(subject: SolverSubject) -> None:
 def check_settings(subject: SolverSubject) -> None:
     """Every option has an effect that can be observed."""
     require_effects(subject)
-
-
-def _differentiable(subject: SolverSubject) -> str:
-    return "" if subject.capabilities.differentiable else "it declares no differentiable"
-
-
-@checks(clause=8, condition="capability differentiable", applies=_differentiable)
-def check_gradients(subject: SolverSubject) -> None:
-    """Its gradients agree with the implicit function theorem, for every parameter."""
-    for known in subject.supported:
-        if known.problem.structure.has_regularizers or not known.unique:
-            continue
-        cotangent = torch.ones_like(known.primal).cumsum(-1)
-        expected = exact_gradients(known, cotangent)
-        leaves = {name: v.clone().requires_grad_() for name, v in known.values.items()}
-        run = subject.run(known, program=known.lowered(values=leaves))
-        require(run.solution.primal.requires_grad, f"on {known.name} its answer has no graph.")
-        given = torch.autograd.grad(
-            (run.solution.primal * cotangent).sum(),
-            list(leaves.values()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        expected = comparable(known, expected)
-        for name, value in comparable(known, dict(zip(leaves, given, strict=True))).items():
-            what = f"the gradient of {known.name} with respect to {name}"
-            require_close(value, expected[name], 1e-5, what)
-
-
-@checks(clause=5, condition="capability differentiable", applies=_differentiable)
-def check_shared_gradient(subject: SolverSubject) -> None:
-    """A parameter shared by the batch gets the sum of the samples' gradients."""
-    known = next(k for k in subject.supported if k.unique and all(map(k.batched, k.values)))
-    repeated = known.rows([0, 0, 0])
-    cotangent = torch.arange(1.0, 1 + repeated.primal.numel()).double()
-    cotangent = cotangent.reshape(repeated.primal.shape)
-    grads = []
-    for values in (repeated.values, {name: v[0] for name, v in repeated.values.items()}):
-        leaves = {name: v.clone().requires_grad_() for name, v in values.items()}
-        run = subject.run(repeated, program=repeated.lowered(values=leaves))
-        total = (run.solution.primal * cotangent).sum()
-        grads.append(torch.autograd.grad(total, list(leaves.values()), allow_unused=True))
-    for name, each, shared in zip(repeated.values, *grads, strict=True):
-        if each is not None and shared is not None:
-            require_close(shared, each.sum(0), 1e-5, f"the gradient of {name} shared by the batch")

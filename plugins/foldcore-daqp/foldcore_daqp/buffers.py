@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleStart, SparseArray, Status
+from foldcore import ProgramStructure, SampleData, SampleStart, SparseArray
 
 Floats = NDArray[np.float64]
 Senses = NDArray[np.intc]
@@ -47,7 +47,6 @@ class Buffers:
         self.sense: Senses = np.zeros(first + p + m, dtype=np.intc)
         self.sense[self.equalities] = ACTIVE + IMMUTABLE
         self.scale = 0.0
-        self._no_multipliers = np.zeros(n)
         self._arguments: dict[frozenset[str], dict[str, Floats]] = {}
         self._targets: dict[str, tuple[Floats, ...]] = {
             "P": (self.H,), "q": (self.f,), "A": (self.A[:p],), "G": (self.A[p:],),
@@ -102,21 +101,15 @@ class Buffers:
         found: Floats = np.concatenate([bounds, start.equality, start.inequality])
         return found
 
-    def answer(
-        self, status: Status, message: str, iterations: int, x: Floats, lam: Floats
-    ) -> SampleAnswer:
-        """Translate DAQP's x and multipliers, which are positive at the upper limits."""
-        lower = upper = self._no_multipliers
+    def duals(self, lam: Floats) -> dict[str, Floats]:
+        """Translate DAQP's multipliers (..., rows), which are positive at the upper limits."""
+        lower = upper = np.zeros((*lam.shape[:-1], self.n))
         if self.bounds.stop:
-            upper = np.maximum(lam[self.bounds], 0.0)
-            lower = upper - lam[self.bounds]
-        return SampleAnswer(
-            status=status,
-            message=message,
-            iterations=iterations,
-            x=x,
-            equality=lam[self.equalities],
-            inequality=np.maximum(lam[self.inequalities], 0.0),
-            lower=lower,
-            upper=upper,
-        )
+            upper = np.maximum(lam[..., self.bounds], 0.0)
+            lower = upper - lam[..., self.bounds]
+        return {
+            "equality": lam[..., self.equalities],
+            "inequality": np.maximum(lam[..., self.inequalities], 0.0),
+            "lower": lower,
+            "upper": upper,
+        }

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import daqp
+import numpy as np
 
-from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, SampleStart, Status
+from foldcore import (
+    BatchAnswer,
+    BatchData,
+    ProgramStructure,
+    SampleAnswer,
+    SampleData,
+    SampleModel,
+    SampleStart,
+    Status,
+)
 
-from .buffers import Buffers
+from .buffers import Buffers, Floats
 from .config import DAQPConfig
 
 _FLAGS: dict[int, tuple[Status, str]] = {
@@ -65,6 +75,51 @@ class DAQPModel(SampleModel):
             self._native = None
             return SampleAnswer(Status.NUMERICAL, f"DAQP refused the data: {error!r}")
 
+    def solve_rows(self, batch: BatchData, changed: frozenset[str]) -> BatchAnswer | None:
+        """Solve samples that differ in q alone, with nothing between DAQP's calls.
+
+        A batch with a sample that DAQP refuses or calls nonconvex is left to :meth:`solve`, which
+        meets the same trouble and names the sample.
+        """
+        buffers = self._buffers
+        linear = batch.rows("q") if batch.batched == {"q"} else None
+        if not isinstance(linear, np.ndarray) or not buffers.sense.size:
+            return None
+        self._definite |= "P" in changed
+        if not self._definite:
+            return None
+        buffers.load(batch.sample(0), changed)
+        found = self._loop(linear, changed)
+        if found is None:
+            self._native = None
+        return found
+
+    def _loop(self, linear: Floats, changed: frozenset[str]) -> BatchAnswer | None:
+        buffers = self._buffers
+        x, lam = np.full(linear.shape, np.nan), np.full((len(linear), buffers.sense.size), np.nan)
+        flags, iterations, q, sense = [], [], buffers.f, buffers.sense
+        try:
+            if self._update(changed, None) < 0:
+                return None
+            update, solve = self._native.update, self._native.solve
+            for i, one in enumerate(linear):
+                q[...] = one
+                if i and update(f=q, sense=sense) < 0:
+                    return None
+                point, _, flag, info = solve()
+                flags.append(flag)
+                iterations.append(info["iterations"])
+                if flag in _WITH_POINT:
+                    x[i], lam[i] = point, info["lam"]
+        except (ValueError, RuntimeError):
+            return None
+        words = [_FLAGS.get(flag, _UNKNOWN) for flag in flags]
+        status = tuple(word[0] for word in words)
+        if Status.NONCONVEX in status:
+            return None
+        messages = tuple(word[1] for word in words)
+        return BatchAnswer(status, messages, tuple(iterations), x, **buffers.duals(lam))
+
     def close(self) -> None:
         self._native = None
 
@@ -117,7 +172,8 @@ class DAQPModel(SampleModel):
         status, message = _FLAGS.get(flag, _UNKNOWN)
         if flag not in _WITH_POINT:
             return SampleAnswer(status, message, info["iterations"])
-        return self._buffers.answer(status, message, info["iterations"], x, info["lam"])
+        duals = self._buffers.duals(info["lam"])
+        return SampleAnswer(status, message, info["iterations"], x, **duals)
 
     def _settings(self, tolerance: float) -> dict[str, Any]:
         config = self._config

@@ -23,8 +23,8 @@ from foldcore import (
     Status,
     UnsupportedError,
     run_chunks,
+    worker_model,
 )
-from foldcore.sample_session import worker_model
 
 from .config import OSQPConfig
 from .layout import Batch, Layout, Sample

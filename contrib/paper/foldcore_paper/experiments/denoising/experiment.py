@@ -34,14 +34,19 @@ class DenoisingExperiment(Experiment[DenoisingSettings]):
     settings_class: ClassVar[type[Settings]] = DenoisingSettings
 
     def cells(self, settings: DenoisingSettings) -> list[Cell]:
-        # The long cells first, so that processes end together, and the one that takes times last.
+        # The long cells first, so that processes end together.
         trainings = [
             Cell({"kind": TRAINING, "method": method, "lambda": weight})
             for method in (QPTH, FDPG)
             for weight in settings.weights
         ]
         gradients = [Cell({"kind": GRADIENT, "lambda": weight}) for weight in settings.weights]
-        return [*trainings, *gradients, Cell({"kind": BASELINE}), Cell({"kind": TIMING})]
+        return [
+            *trainings,
+            *gradients,
+            Cell({"kind": BASELINE}),
+            Cell({"kind": TIMING}, alone=True),
+        ]
 
     def run(self, settings: DenoisingSettings, cell: Cell, workspace: Workspace) -> list[Row]:
         signals = make_signals(settings.signals, settings.seed)

@@ -25,7 +25,7 @@ def draw(training: pd.DataFrame, folder: Path) -> list[Path]:
 
 def _draw_accuracies(training: pd.DataFrame, path: Path) -> Path:
     columns = accuracy_columns(training)
-    figure = new_figure(2, len(columns) // 2, height=2.8)
+    figure = new_figure(2, len(columns) // 2, width=3.8, height=2.5)
     axes = figure.subplots(len(columns) // 2, 2, sharex=True).ravel()
     methods = list(training["method"].unique())
     k = int(training["k"].max())
@@ -36,7 +36,7 @@ def _draw_accuracies(training: pd.DataFrame, path: Path) -> Path:
             # Curves lie on each other: wide ones below, and markers at different epochs.
             axis.plot(
                 mean.index, mean, color=look.colour, linestyle=look.line, marker=look.marker,
-                markersize=4, linewidth=3.2 - 0.8 * index, label=method,
+                markersize=4, linewidth=3.2 - 0.6 * index, label=method,
                 markevery=(index % len(mean), len(methods)),
             )  # fmt: skip
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,31 @@
+"""All checks of the kit."""
+
+from __future__ import annotations
+
+from . import (
+    adjoint_checks,
+    plugin_checks,
+    rule_checks,
+    rule_gradient_checks,
+    solver_checks,
+    solver_gradient_checks,
+    solver_status_checks,
+)
+from .check import Check, Kind
+
+_LISTS = (
+    plugin_checks,
+    solver_checks,
+    solver_gradient_checks,
+    solver_status_checks,
+    rule_checks,
+    rule_gradient_checks,
+    adjoint_checks,
+)
+
+
+def all_checks(kind: Kind | str | None = None) -> tuple[Check, ...]:
+    """Return the checks of one kind, or all, in the order of running."""
+    wanted = tuple(Kind) if kind is None else (Kind(kind),)
+    found = [check for module in _LISTS for check in module.checks.checks]
+    return tuple(check for one in wanted for check in found if check.kind is one)
