@@ -72,7 +72,10 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
     Q, p, G, h = form.Q[rows], form.p[rows], form.G[rows], form.h[rows]
     curvature, unit = _units(Q.detach(), p.detach(), A.detach(), b.detach())
     Q, p = Q / curvature.unsqueeze(-1), p / (curvature * unit)
-    h, b = h / unit, b / unit
+    length = _row_lengths(G)
+    G, h = G / length.unsqueeze(-1), h / (length * unit)
+    length = _row_lengths(A)
+    A, b = A / length.unsqueeze(-1), b / (length * unit)
     if spread:
         steps = torch.arange(1, h.shape[1] + 1, dtype=h.dtype, device=h.device)
         factor = 1 + spread * ((steps * _GOLDEN) % 1)
@@ -109,6 +112,15 @@ def _units(Q: Tensor, p: Tensor, A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         sizes = torch.maximum(sizes, (b.abs() / _or_one(A.abs().amax(-1))).amax(-1))
     curvature, unit = curvature * CURVATURE_UNIT, _or_one(sizes) * LENGTH_UNIT
     return curvature.unsqueeze(-1), unit.unsqueeze(-1)
+
+
+def _row_lengths(matrix: Tensor) -> Tensor:
+    """Return the largest entry of each row, (k, rows); 1 for rows of zeros.
+
+    qpth's start and its step lengths treat all slacks and multipliers alike. With a row of 1e-5 beside
+    those of bounds, as a variance has in its natural units, it stalls far from the solution.
+    """
+    return _or_one(matrix.detach().abs().amax(-1))
 
 
 def _or_one(size: Tensor) -> Tensor:

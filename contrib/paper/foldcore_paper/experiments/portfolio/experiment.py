@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...experiment import Cell, Experiment, Row, Workspace
+from ...experiment import Cell, Experiment, Row, Value, Workspace
 from .accuracy import measure_accuracy
 from .data import Market, generate_market
 from .figure import draw_accuracy, draw_regret
@@ -38,7 +38,7 @@ class PortfolioExperiment(Experiment[PortfolioSettings]):
             if unusable_reason(method) is not None
         ]
         first = settings.degrees[0]
-        timing = {"part": TIMING, "method": "together", "degree": first, "seed": 0}
+        timing: dict[str, Value] = {"part": TIMING, "method": "together", "degree": first, "seed": 0}
         cells.append(Cell(timing, alone=True))
         cells += [
             Cell({"part": ACCURACY, "method": "together", "degree": degree, "seed": seed})
