@@ -6,13 +6,23 @@ from typing import Any
 
 import clarabel
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, triu
 
-from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, SampleStart, Status
+from foldcore import (
+    BatchAnswer,
+    BatchData,
+    ProgramStructure,
+    SampleAnswer,
+    SampleData,
+    SampleModel,
+    SampleStart,
+    Status,
+)
 
 from .config import ClarabelConfig
 from .convexity import factor_of, is_convex
-from .polish import Polisher
+from .polish import Points, Polisher
 from .rows import Floats, Limits, QuadraticRow, Rows
 
 _STATUS: dict[str, Status] = {
@@ -71,7 +81,42 @@ class ClarabelModel(SampleModel):
         except Exception as error:  # Clarabel raises nothing more precise
             self._native = None
             return SampleAnswer(Status.NUMERICAL, f"Clarabel refused the data: {error}")
-        return self._translate(found, rows, q, data)
+        words = str(found.status)
+        status = self._status(words, data)
+        if not status.ok:
+            return SampleAnswer(status, words, found.iterations)
+        points = self._points(rows, q[None], np.array([found.x]), np.array([found.z]))
+        duals = {name: part[0] for name, part in rows.duals(points).items()}
+        return SampleAnswer(status, words, found.iterations, points.x[0], **duals)
+
+    def solve_rows(self, batch: BatchData, changed: frozenset[str]) -> BatchAnswer | None:
+        """Solve samples that differ in q alone, and polish them together."""
+        linear = batch.rows("q") if batch.batched == {"q"} else None
+        if not isinstance(linear, np.ndarray):
+            return None
+        data = batch.sample(0)
+        self._take(data, changed)
+        if self._limits.contradict or self._refusal():
+            return None
+        rows, side = self._prepare(data)
+        words, iterations = [], []
+        x, z = np.empty(linear.shape), np.empty((len(linear), side.size))
+        try:
+            for i, q in enumerate(linear):
+                found = self._call(data, rows, q, side)
+                words.append(str(found.status))
+                iterations.append(found.iterations)
+                x[i], z[i] = found.x, found.z
+        except Exception:  # met again, and named, where the sample is solved alone
+            self._native = None
+            return None
+        status = tuple(self._status(word, data) for word in words)
+        good = np.array([one.ok for one in status])
+        points = self._points(rows, linear[good], x[good], z[good])
+        parts = {"x": points.x, **rows.duals(points)}
+        if not good.all():
+            parts = {name: _spread(part, good) for name, part in parts.items()}
+        return BatchAnswer(status, tuple(words), tuple(iterations), **parts)
 
     def close(self) -> None:
         self._native = None
@@ -123,19 +168,27 @@ class ClarabelModel(SampleModel):
         self._native.update(q=q)
         return self._native.solve()
 
-    def _translate(self, found: Any, rows: Rows, q: Floats, data: SampleData) -> SampleAnswer:
-        words = str(found.status)
+    def _status(self, words: str, data: SampleData) -> Status:
         status = _STATUS.get(words, Status.NUMERICAL)
         if status is Status.NUMERICAL and not is_convex(data.sparse("P", data.n)):
             # P was declared positive semidefinite, and so not looked at before.
-            status = Status.NONCONVEX
-        if not status.ok:
-            return SampleAnswer(status, words, found.iterations)
-        point = rows.point(np.array(found.x), np.array(found.z))
-        if self._polisher is not None:
-            tolerance = max(self._config.rtol, self._config.atol)
-            point = self._polisher.polish(q, point, self._config.polishing, tolerance)
-        return SampleAnswer(status, words, found.iterations, x=point.x, **rows.duals(point))
+            return Status.NONCONVEX
+        return status
+
+    def _points(self, rows: Rows, q: Floats, x: Floats, z: Floats) -> Points:
+        """Return the points, polished where that is asked for, of good samples."""
+        points = rows.points(x, z)
+        if self._polisher is None:
+            return points
+        tolerance = max(self._config.rtol, self._config.atol)
+        return self._polisher.polish(q, points, self._config.polishing, tolerance)
+
+
+def _spread(rows: Floats, good: NDArray[np.bool_]) -> Floats:
+    """Return the rows of the good samples among rows of NaN for the others."""
+    found = np.full((good.size, rows.shape[-1]), np.nan)
+    found[good] = rows
+    return found
 
 
 def _quadratic_rows(data: SampleData) -> tuple[QuadraticRow, ...] | None:

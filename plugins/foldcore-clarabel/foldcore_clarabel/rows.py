@@ -22,7 +22,7 @@ from scipy.sparse import csc_matrix, identity, vstack
 
 from foldcore import SampleData
 
-from .polish import Point, Polisher
+from .polish import Points, Polisher
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -136,25 +136,28 @@ class Rows:
         side[self._first], side[self._last] = scaled + 0.5, scaled - 0.5
         return side
 
-    def point(self, x: Floats, z: Floats) -> Point:
-        """Return x with the multipliers that Clarabel's z stands for."""
+    def points(self, x: Floats, z: Floats) -> Points:
+        """Return x (B, n) with the multipliers that Clarabel's z (B, rows) stands for."""
         equalities, end = self._ends[1], self._ends[4]
-        cones = np.maximum((z[self._first] + z[self._last]) / self._sizes, 0.0)
-        return Point(x, z[:equalities], np.concatenate([z[equalities:end], cones]))
+        cones = np.maximum((z[:, self._first] + z[:, self._last]) / self._sizes, 0.0)
+        rows = np.concatenate([z[:, equalities:end], cones], -1)
+        return Points(x, z[:, :equalities], rows)
 
-    def duals(self, point: Point) -> dict[str, Floats]:
-        """Return the multipliers in foldcore's order."""
+    def duals(self, points: Points) -> dict[str, Floats]:
+        """Return the multipliers in foldcore's order, one row per sample."""
         p, (above, below, cones) = self._ends[0], self._ends[2:5] - self._ends[1]
-        found = point.inequality
-        inequality, lower, upper = np.zeros(self._m + self._k), np.zeros(self._n), np.zeros(self._n)
-        inequality[self._linear] = found[:above]
-        inequality[self._m + self._quadratic] = found[cones:]
-        upper[self._above], lower[self._below] = found[above:below], found[below:cones]
+        found, batch = points.inequality, len(points.x)
+        inequality = np.zeros((batch, self._m + self._k))
+        lower, upper = np.zeros((2, batch, self._n))
+        inequality[:, self._linear] = found[:, :above]
+        inequality[:, self._m + self._quadratic] = found[:, cones:]
+        upper[:, self._above], lower[:, self._below] = found[:, above:below], found[:, below:cones]
         if self._fixed.size:
-            fixed = point.equality[p:]
-            upper[self._fixed], lower[self._fixed] = np.maximum(fixed, 0), np.maximum(-fixed, 0)
+            fixed = points.equality[:, p:]
+            upper[:, self._fixed] = np.maximum(fixed, 0)
+            lower[:, self._fixed] = np.maximum(-fixed, 0)
         return {
-            "equality": point.equality[:p],
+            "equality": points.equality[:, :p],
             "inequality": inequality,
             "lower": lower,
             "upper": upper,
