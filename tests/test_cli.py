@@ -116,6 +116,19 @@ def test_schema_prints_json() -> None:
     assert json.loads(done.stdout)["$ref"] == "#/$defs/FoldConfig"
 
 
+def test_check_runs_the_kit_and_says_what_fails() -> None:
+    good = run("check", "iterate", "--only", "check_config", "--only", "check_documented")
+    assert good.exit_code == 0, good.output
+    assert "2 of 2 checks of iterate are in order" in good.stdout
+    with solvers.registered("expired", Unusable):
+        bad = run("check", "expired", "--only", "check_config")
+    assert bad.exit_code == 1
+    assert "its [licence] expired" in bad.stdout
+    misspelt = run("check", "iterate", "--only", "check_confg")
+    assert misspelt.exit_code == 1
+    assert "check_config" in misspelt.stderr
+
+
 def test_unknown_plugin_is_one_line() -> None:
     done = run("check", "iterat")
     assert done.exit_code == 1
