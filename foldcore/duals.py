@@ -66,9 +66,14 @@ def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet
         return ActiveSet(
             equality=g.new_ones(g.shape[0], program.n_equality, dtype=torch.bool),
             inequality=g >= -tolerance * size,
-            lower=none if lower is None else x - lower <= tolerance * (1 + lower.abs()),
-            upper=none if upper is None else upper - x <= tolerance * (1 + upper.abs()),
+            lower=none if lower is None else _at_bound(x - lower, lower, tolerance),
+            upper=none if upper is None else _at_bound(upper - x, upper, tolerance),
         )
+
+
+def _at_bound(slack: Tensor, bound: Tensor, tolerance: float) -> Tensor:
+    # An absent bound has an infinite slack, and an infinite allowance that would admit it.
+    return torch.isfinite(bound) & (slack <= tolerance * (1 + bound.abs()))
 
 
 def recover_duals(
@@ -202,6 +207,8 @@ def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Te
     p, n = program.n_equality, program.n
     masks = [mask.clone() for mask in vars(active).values()]
     identity = torch.eye(n, dtype=torch.float64)
+    # Where a point is so far away that its gradients overflow there is nothing to fit.
+    doubtful = doubtful & gradient.isfinite().all(-1) & rows.isfinite().all(-1).all(-1)
     for i in torch.nonzero(doubtful).flatten().tolist():
         jacobian = (rows[i] if rows.ndim == 3 else rows).double().cpu()
         flags = [mask[i].cpu() for mask in masks]

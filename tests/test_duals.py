@@ -163,3 +163,18 @@ def test_gradients_hold_on_the_fixed_active_set() -> None:
 
     leaves = (q.requires_grad_(), program.data.b.clone().requires_grad_())
     assert torch.autograd.gradcheck(multipliers, leaves, atol=1e-6, rtol=1e-6)
+
+
+def test_absent_bounds_beside_present_ones_are_never_active() -> None:
+    """Minimise ½‖x - y‖² with x_0 >= 1 and x_1 <= 2 alone: only those two carry multipliers."""
+    inf = float("inf")
+    program = bind(
+        P=EYE, q=torch.tensor([0.0, -5.0, -7.0, 1.0]).double(),
+        lower=torch.tensor([1.0, -inf, -inf, -inf]).double(),
+        upper=torch.tensor([inf, 2.0, inf, inf]).double(),
+    )  # fmt: skip
+    x = torch.tensor([[1.0, 2.0, 6.0, -1.0]], dtype=torch.float64)
+    duals = fc.recover_duals(program, x).duals
+    assert torch.equal(duals.lower, torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64))
+    # x_2 is not at rest: a bound that is absent must not explain its residual away.
+    assert torch.equal(duals.upper, torch.tensor([[0.0, 3.0, 0.0, 0.0]], dtype=torch.float64))
