@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_ARGS ?=
+MATRIX ?=
 
 # Plugins and contrib packages are found by folder; nothing here names one.
 PROJECTS := . $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml contrib/*/pyproject.toml)))
@@ -23,13 +24,19 @@ test docs-test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test demo lint types docs docs-test template format clean
+.PHONY: help test matrix demo lint types docs docs-test template format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 test: lint types docs $(READY) ## Lint, type-check, build the docs, run every test of core, plugins and contrib
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# tox has an environment of its own: it makes those of the matrix and is part of none.
+matrix: ## Run the whole test matrix of tox.ini, or MATRIX="-m ci" or MATRIX="-e core" of it
+	test -x .venv-tox/bin/tox || { $(PYTHON) -m venv .venv-tox && .venv-tox/bin/python -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt tox tox-uv; }
+	.venv-tox/bin/python -m tox run $(MATRIX) -- $(PYTEST_ARGS)
 
 demo: $(READY) ## Train a small network through a folded layer; results go to demo-output/
 	$(BIN)/python -m foldcore_digits $(DEMO_ARGS)
@@ -56,7 +63,7 @@ format: $(READY) ## Rewrite the sources as ruff wants them
 	$(BIN)/python -m ruff format .
 
 clean: ## Remove the environment, caches and demo output
-	rm -rf $(VENV) .tox demo-output docs-output docs/generated paper-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-tox .tox demo-output docs-output docs/generated paper-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -rf *.egg-info plugins/*/*.egg-info contrib/*/*.egg-info
 	find foldcore plugins contrib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

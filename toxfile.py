@@ -1,8 +1,8 @@
 """What tox.ini cannot say by itself: where packages lie, and which Pythons have a torch build.
 
-Every environment gets keys to use in ``tox.ini``, each one line per package: ``named`` (what to
-install for the plugins that the environment's name names), ``everything`` and ``without_qpth``; and
-``named_tests`` and ``without_qpth_tests``, their folders of tests. Packages are found by folder.
+Every environment gets four keys to use in ``tox.ini``. Three hold packages to install, one a line:
+``named`` (those that the environment's name names), ``everything`` and ``without_qpth``; and
+``named_tests`` holds the tests of the named one. Packages are found by folder.
 """
 
 from __future__ import annotations
@@ -35,24 +35,29 @@ def named(env_name: str) -> list[Path]:
     A name that is no package is left out: ``iterate`` ships with the core.
     """
     names = env_name.split("-")[1:]
-    return [p for p in packages() if any((ROOT / p / f"foldcore_{name}").is_dir() for name in names)]
+    return [
+        p for p in packages() if any((ROOT / p / f"foldcore_{name}").is_dir() for name in names)
+    ]
 
 
 @impl
 def tox_add_env_config(env_conf: EnvConfigSet, state: State) -> None:
-    """Offer the lists of packages, and of their tests, to ``tox.ini``."""
-    without_qpth = [
-        path for path in packages() if "foldcore-qpth" not in (ROOT / path / "pyproject.toml").read_text()
-    ]
-    for key, paths in {
-        "named": named(env_conf.name or ""),
+    """Offer the lists of packages, and the named one's tests, to ``tox.ini``."""
+    here = named(env_conf.name or "")
+    lists = {
+        "named": here,
         "everything": packages(),
-        "without_qpth": without_qpth,
-    }.items():
-        installed = "\n".join(f"-e ./{path.as_posix()}" for path in paths)
-        tests = " ".join(f"{path.as_posix()}/tests" for path in paths)
-        env_conf.add_constant([key], f"packages to install: {key}", installed)
-        env_conf.add_constant([f"{key}_tests"], f"tests of the packages: {key}", tests)
+        "without_qpth": [
+            path
+            for path in packages()
+            if "foldcore-qpth" not in (ROOT / path / "pyproject.toml").read_text()
+        ],
+    }
+    for key, paths in lists.items():
+        lines = "\n".join(f"-e ./{path.as_posix()}" for path in paths)
+        env_conf.add_constant([key], f"packages to install: {key}", lines)
+    tests = f"{here[0].as_posix()}/tests" if here else ""
+    env_conf.add_constant(["named_tests"], "tests of the named package", tests)
 
 
 @impl

@@ -25,6 +25,7 @@ try:
         L1Ball,
         L2Ball,
         NuclearNorm,
+        Projection,
         ProximalTerm,
         Regularizer,
         SetAtom,
@@ -71,6 +72,7 @@ try:
         UnsupportedError,
     )
     from .fold import Fold
+    from .gradient_step import GradientStep
     from .interfaces import API_VERSION
     from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOperator
     from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
@@ -96,16 +98,14 @@ try:
     from .program import SmoothProgram
     from .quadratic import QuadraticProgram
     from .quadratic_data import QuadraticData
+    from .sample_answers import BatchAnswer, SampleAnswer, collect_answers
     from .sample_data import BatchData, SampleData, SparseArray
     from .sample_session import (
-        BatchAnswer,
-        SampleAnswer,
         SampleModel,
         SampleSolver,
         SampleSolverConfig,
         SampleStart,
         WorkersConfig,
-        collect_answers,
         sample_starts,
     )
     from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
@@ -160,6 +160,7 @@ __all__ = [
     "FoldConfig",
     "FoldcoreError",
     "FoldcoreWarning",
+    "GradientStep",
     "GroupL2",
     "HalfSpace",
     "HookWarning",
@@ -192,6 +193,7 @@ __all__ = [
     "ProblemClass",
     "ProblemError",
     "ProgramStructure",
+    "Projection",
     "ProximalTerm",
     "QuadraticData",
     "QuadraticProgram",

@@ -6,11 +6,17 @@ O'Donoghue and Candès, Adaptive restart for accelerated gradient schemes (2015)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Flags = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,12 @@ def accelerate(
 ) -> Accelerated:
     """Iterate z <- U(z) with momentum until ‖U(z) - z‖₂/step_size <= atol + rtol·‖z‖₂, without gradient.
 
-    A sample that is done, or not finite any more, is frozen: none depends on its neighbours.
+    A sample's answer is its state at the step at which it is done, or not finite any more, however
+    long its neighbours take: none depends on them.
 
     Args:
-        step: U, nonexpansive: a proximal gradient step of size at most 1/L. (B, s) -> (B, s).
+        step: U, nonexpansive: a proximal gradient step of size at most 1/L. (B, s) -> (B, s), rows
+            independent of each other.
         start: Shape (B, s).
         step_size: A number, () or (B,).
         rtol: Dimensionless; what rounding leaves of U(z) - z is allowed in any case.
@@ -52,29 +60,121 @@ def accelerate(
         max_iter: Largest number of steps.
     """
     with torch.no_grad():
-        allowed = rtol + 10 * torch.finfo(start.dtype).eps / step_size
-        state, point = start, start
-        weight = start.new_ones(start.shape[0])
-        residual = torch.full_like(weight, torch.inf)
-        running = torch.ones_like(weight, dtype=torch.bool)
-        converged = ~running
-        iterations = torch.zeros_like(running, dtype=torch.int64)
-        for _ in range(max_iter):
+        control = _Control(start, step_size, rtol=rtol, atol=atol)
+        result, state, point = start, start, start
+        for _ in range(max_iter if start.shape[0] else 0):
             updated = step(point)
-            iterations += running
-            # U is nonexpansive, so U's own residual at U(z) is at most the one at z.
-            gap = (updated - point).norm(dim=-1) / step_size
-            residual = torch.where(running, gap, residual)
-            converged = converged | (running & (gap <= atol + allowed * updated.norm(dim=-1)))
             moved = updated - state
-            overshot = ((point - updated) * moved).sum(-1) > 0
-            weight = torch.where(overshot, torch.ones_like(weight), weight)
-            grown = (1 + (1 + 4 * weight * weight).sqrt()) / 2
-            momentum = ((weight - 1) / grown).unsqueeze(-1)
-            weight = torch.where(running, grown, weight)
-            point = torch.where(running.unsqueeze(-1), updated + momentum * moved, point)
-            state = torch.where(running.unsqueeze(-1), updated, state)
-            running = running & ~converged & torch.isfinite(gap)
-            if not bool(running.any()):
-                break
-        return Accelerated(state, residual, converged, iterations)
+            ended = control.observe(updated - point, moved, updated)
+            if ended is not None:
+                result = updated if ended.all() else _with_rows(result, updated, ended)
+                if not control.running.any():
+                    break
+            point = torch.addcmul(updated, control.momentum(), moved)
+            state = updated
+        if control.running.any():
+            result = _with_rows(result, state, control.running)
+        return control.report(result)
+
+
+class _Control:
+    """The numbers that steer each sample, kept on the host.
+
+    A step on small data costs its calls: a handful of numbers are compared faster by numpy than by
+    torch, and an accelerator is asked once a step. What does not steer is noted when a sample ends.
+
+    Attributes:
+        running: Samples that are not done. Shape (B,), bool.
+    """
+
+    def __init__(
+        self, start: Tensor, step_size: Tensor | float, *, rtol: float, atol: float
+    ) -> None:
+        batch = start.shape[0]
+        self._like = start
+        given = _on_host(step_size) if isinstance(step_size, Tensor) else np.float64(step_size)
+        # NaN for a step of 0: no residual can be measured, and NaN meets no tolerance.
+        self._inverse = np.ones(batch) / np.where(given > 0, given, np.nan)
+        self._allowed = rtol + 10 * torch.finfo(start.dtype).eps * self._inverse
+        self._atol = atol
+        self._steps = 0
+        self._since_restart = np.zeros(batch, dtype=np.int64)
+        self._momenta = _momenta(256)
+        self._gap = np.full(batch, np.inf)
+        self._residual = self._gap
+        self._converged = np.zeros(batch, dtype=bool)
+        self._iterations = np.zeros(batch, dtype=np.int64)
+        self.running = np.ones(batch, dtype=bool)
+
+    def observe(self, change: Tensor, moved: Tensor, updated: Tensor) -> Flags | None:
+        """Take note of one step; return the samples that it ended, (B,) bool, or None for none.
+
+        Args:
+            change: U(point) - point. Shape (B, s), likewise the others.
+            moved: U(point) less the iterate before.
+            updated: U(point).
+        """
+        numbers = (
+            torch.linalg.vector_norm(change, dim=-1),
+            torch.linalg.vector_norm(updated, dim=-1),
+            torch.linalg.vecdot(change, moved),
+        )
+        length, size, along = _on_host(torch.stack(numbers))
+        self._steps += 1
+        # Against the direction of travel: the momentum has overshot.
+        self._since_restart[along < 0] = 0
+        # U is nonexpansive, so U's own residual at U(z) is at most the one at z.
+        self._gap = length * self._inverse
+        going = self._gap > self._atol + self._allowed * size  # False for NaN
+        if (going >= self.running).all():
+            return None
+        ended: Flags = self.running & ~going
+        self._note(ended)
+        self._converged |= ended & np.isfinite(self._gap)
+        self.running = self.running & going
+        return ended
+
+    def momentum(self) -> Tensor:
+        """Return the factor of the last move that is added to the iterate. Shape (B, 1)."""
+        if self._steps > len(self._momenta):
+            self._momenta = _momenta(2 * len(self._momenta))
+        factors = self._momenta[self._since_restart, None]
+        self._since_restart += 1
+        return torch.from_numpy(factors).to(self._like)
+
+    def report(self, state: Tensor) -> Accelerated:
+        """Return the outcome with the samples' answers, (B, s), as its state."""
+        self._note(self.running)
+        device = self._like.device
+        return Accelerated(
+            state=state,
+            residual=torch.from_numpy(self._residual).to(self._like),
+            converged=torch.from_numpy(self._converged).to(device),
+            iterations=torch.from_numpy(self._iterations).to(device),
+        )
+
+    def _note(self, rows: Flags) -> None:
+        self._residual = np.where(rows, self._gap, self._residual)
+        self._iterations[rows] = self._steps
+
+
+@cache
+def _momenta(count: int) -> Numbers:
+    """Return (t_k - 1)/t_{k+1} of (28c, d) for k = 1, …, count, with t_1 = 1."""
+    weight, factors = 1.0, []
+    for _ in range(count):
+        grown = (1 + math.sqrt(1 + 4 * weight * weight)) / 2
+        factors.append((weight - 1) / grown)
+        weight = grown
+    return np.array(factors)
+
+
+def _on_host(value: Tensor) -> Numbers:
+    result: Numbers = value.detach().cpu().double().numpy()
+    return result
+
+
+def _with_rows(result: Tensor, other: Tensor, rows: Flags) -> Tensor:
+    """Return ``result`` with those rows of ``other``."""
+    chosen = torch.from_numpy(rows).to(result.device)
+    return torch.where(chosen.unsqueeze(-1), other, result)

@@ -16,42 +16,65 @@ from .outcome import Outcome
 from .solution import KKTReport, Solution, Status
 
 
-def certify(
-    lowering: Lowering, raw: Solution, outcome: Outcome, config: KKTConfig, subject: str
-) -> Solution:
-    """Attach certificate (a) and turn samples that it rejects into failures.
+def measure(lowering: Lowering, raw: Solution, outcome: Outcome) -> Solution:
+    """Attach certificate (a) without acting on it; NaN for failed samples.
 
     Args:
         lowering: The bound problem.
-        raw: A solver's answer; its duals are recovered where it has none.
-        outcome: Receives the rejected samples.
-        config: Tolerances, floored by the dtype, and the policy.
-        subject: How messages name the fold.
-
-    Raises:
-        CertificateError: If ``config.on_violation`` is "raise" and a sample exceeds ``config.atol``.
+        raw: An answer; its duals are recovered where it has none.
+        outcome: Tells which samples have failed.
     """
     point = lowering.complete(raw.primal)
     report, duals = kkt_report(lowering.program, point, raw.duals)
     if outcome.failed:
         report = _without(report, outcome.mask(point.device))
-    certified = replace(raw, primal=point, duals=duals, kkt=report)
-    eps = torch.finfo(point.dtype).eps
-    reject_above, atol = max(config.reject_above, 1e5 * eps), max(config.atol, 1e4 * eps)
-    residual = report.residual
-    if bool((residual <= min(reject_above, atol)).all()):
-        return certified
-    rejected = ~(residual <= reject_above)
+    return replace(raw, primal=point, duals=duals, kkt=report)
+
+
+def reject(report: KKTReport, outcome: Outcome, config: KKTConfig) -> None:
+    """Turn samples whose certificate (a) exceeds ``config.reject_above`` into failures."""
+    limit = max(config.reject_above, 1e5 * torch.finfo(report.residual.dtype).eps)
+    rejected = ~(report.residual <= limit)
     if bool(rejected.any()):
         _name_rejected(report, rejected, outcome)
+
+
+def check_kkt(report: KKTReport, outcome: Outcome, config: KKTConfig, subject: str) -> None:
+    """Act on samples that have not failed and whose certificate (a) exceeds ``config.atol``.
+
+    Args:
+        config: Tolerances, floored by the dtype, and the policy.
+        subject: How messages name the fold.
+
+    Raises:
+        CertificateError: If ``config.on_violation`` is "raise" and there are some.
+    """
+    residual = report.residual
+    atol = max(config.atol, 1e4 * torch.finfo(residual.dtype).eps)
     exceeded = residual > atol
+    if not bool(exceeded.any()):
+        return
     _act_on(
         config.on_violation,
-        exceeded & ~outcome.mask(point.device),
+        exceeded & ~outcome.mask(residual.device),
         residual,
         f"{subject}: scaled KKT residual above kkt.atol",
-        "Tighten the solver's tolerances, set fixed_point.polish, or loosen kkt.atol.",
+        "Tighten the solver's tolerances, set or raise fixed_point.polish, or loosen kkt.atol.",
     )
+
+
+def certify(
+    lowering: Lowering, raw: Solution, outcome: Outcome, config: KKTConfig, subject: str
+) -> Solution:
+    """Attach certificate (a), reject, and act on doubt: :func:`measure`, :func:`reject`, :func:`check_kkt`.
+
+    Raises:
+        CertificateError: As of :func:`check_kkt`.
+    """
+    certified = measure(lowering, raw, outcome)
+    if certified.kkt is not None:
+        reject(certified.kkt, outcome, config)
+        check_kkt(certified.kkt, outcome, config, subject)
     return certified
 
 

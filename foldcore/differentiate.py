@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import hooks
 from .adjoint_pass import AdjointPass
-from .certify import certify, check_fixed_point
+from .certify import certify, check_fixed_point, check_kkt
 from .degeneracy import check_complementarity
 from .duals import recover_duals
 from .errors import AdjointError, AdjointWarning, ConfigError, name_samples
@@ -25,7 +25,9 @@ from .lowering import Lowering
 from .modes import Iterates, one_step
 from .outcome import Outcome
 from .parts import Parts
+from .polish import polished, polishes
 from .program import SmoothProgram
+from .repair import repaired_inputs, with_donor_rows
 from .solution import Duals, Solution, Status
 from .truncated_series import SeriesWatch
 
@@ -53,16 +55,49 @@ class RecordedFold:
     residual: Tensor
 
 
-def record_fold(parts: Parts, rule: UpdateRule, inputs: Inputs, raw: Solution) -> RecordedFold:
-    """Lift a solution to the rule's fixed point, polish it as configured, and record one step."""
+@dataclass(frozen=True)
+class LiftedFold:
+    """A rule at the point that will be differentiated.
+
+    Attributes:
+        program, bound: The bound problem and rule.
+        state: z*, polished as configured. Shape (B, s).
+        solution: The answer, polished likewise, with its certificate (a).
+    """
+
+    program: SmoothProgram
+    bound: BoundRule
+    state: Tensor
+    solution: Solution
+
+
+def lift_fold(
+    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution
+) -> LiftedFold:
+    """Lift a solution to the rule's fixed point, and polish it as configured.
+
+    Args:
+        outcome: Receives the samples whose polished point is rejected.
+    """
     program = parts.problem.bind(inputs.values, inputs.batch)
     bound = rule.bind(program, parts.inner)
     with torch.no_grad():
         state = bound.lift(raw).detach()
-        for _ in range(parts.config.fixed_point.polish):
-            state = bound.step(state)
-    bound = bound.at(state)
-    return record_step(program, bound, state)
+        if polishes(parts):
+            state, raw = polished(parts, program, bound, state, raw, outcome)
+    return LiftedFold(program, bound.at(state), state, raw)
+
+
+def record_fold(parts: Parts, rule: UpdateRule, inputs: Inputs, raw: Solution) -> RecordedFold:
+    """Lift a solution, polish it as configured, and record one step.
+
+    Raises:
+        SolveError: If certificate (a) rejects a polished sample.
+    """
+    outcome = Outcome(inputs.batch)
+    lifted = lift_fold(parts, rule, inputs, outcome, raw)
+    outcome.report(parts.subject, "raise")
+    return record_step(lifted.program, lifted.bound, lifted.state)
 
 
 def record_step(program: SmoothProgram, bound: BoundRule, state: Tensor) -> RecordedFold:
@@ -74,24 +109,41 @@ def record_step(program: SmoothProgram, bound: BoundRule, state: Tensor) -> Reco
 
 def fold_solution(
     parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
-) -> Solution:
-    """Wrap the solution into the fixed point of one step of the rule."""
+) -> Solution | None:
+    """Wrap the solution into the fixed point of one step of the rule; None if no sample is left.
+
+    Args:
+        inputs: As given; failed samples are replaced here.
+        raw: The solver's answer.
+    """
     started = time.perf_counter()
-    recorded = record_fold(parts, rule, inputs, raw)
-    program, bound, state = recorded.program, recorded.bound, recorded.state
+    while True:
+        known = outcome.failed
+        good = repaired_inputs(inputs, outcome)
+        lifted = lift_fold(parts, rule, good, outcome, with_donor_rows(raw, outcome))
+        if outcome.donor() is None:
+            return None
+        if outcome.failed == known:
+            break
+        # A rejected point must not be recorded: it could turn the others' shared gradients into NaN.
+    program, bound, raw = lifted.program, lifted.bound, lifted.solution
+    recorded = record_step(program, bound, lifted.state)
     residual = recorded.residual
     reports = bound.inner_reports()
     _note_failures(parts, bound.failed(), reports, outcome)
-    check_fixed_point(residual, state, outcome, parts.config.fixed_point, parts.subject)
+    moves_on = parts.config.mode == "fixed_point_unfold"
+    if raw.kkt is not None and polishes(parts) and not moves_on:
+        check_kkt(raw.kkt, outcome, parts.config.kkt, parts.subject)
+    check_fixed_point(residual, lifted.state, outcome, parts.config.fixed_point, parts.subject)
     if raw.kkt is not None and inputs.needs_grad:
         check_complementarity(raw.kkt, outcome, parts.config.degeneracy, parts.subject)
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
-    point = _differentiable_point(parts, inputs, recorded)
+    point = _differentiable_point(parts, good, recorded)
     x = bound.primal(point)
     raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, parts.path))
-    if parts.config.fixed_point.polish:
-        polished = replace(raw, primal=x.detach(), duals=bound.duals(state))
-        raw = _recertified(parts, program, polished, outcome)
+    if polishes(parts) and moves_on:
+        end = replace(raw, primal=x.detach(), duals=bound.duals(lifted.state))
+        raw = _recertified(parts, program, end, outcome)
     return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
 
 

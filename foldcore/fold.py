@@ -206,11 +206,11 @@ class Fold(nn.Module):
         )
         if raw is None:
             return None
-        good = repaired_inputs(inputs, outcome)
         if self.rule is None:
+            good = repaired_inputs(inputs, outcome)
             return with_live_primal(parts, raw, answer, good, duals=duals)
-        if good.needs_grad or self.config.fixed_point.polish:
-            return fold_solution(parts, self.rule, good, outcome, raw, duals=duals)
+        if inputs.needs_grad or self.config.fixed_point.polish:
+            return fold_solution(parts, self.rule, inputs, outcome, raw, duals=duals)
         return raw
 
     def _unfold_good(

@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 
 from . import hooks
-from .certify import certify
+from .certify import certify, measure
 from .errors import ConfigError, RecognitionError
 from .inputs import Inputs
 from .interfaces.solver_interface import IterationMap
 from .lowering import Lowering
 from .outcome import Outcome
 from .parts import Parts
+from .polish import polishes
 from .program import SmoothProgram
 from .repair import repaired_inputs, with_donor_rows
 from .sessions import session_for
@@ -30,7 +31,7 @@ def solve_black_box(
     recorded: bool,
     program: SmoothProgram | None = None,
 ) -> tuple[Solution | None, Solution | None]:
-    """Run the black box and certify its answer.
+    """Run the black box and certify its answer; where the fold polishes, measure the certificate only.
 
     Args:
         recorded: The solver is differentiable and its answer shall carry gradients.
@@ -99,6 +100,9 @@ def _certified(
             f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
             f"the quadratic that was extracted. Leave out structure=."
         )
+    if polishes(parts):
+        # Judged after polishing: an answer that is only rough is none that has failed.
+        return lowering.restrict(measure(lowering, raw, outcome))
     raw = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
     if outcome.donor() is None:
         return None

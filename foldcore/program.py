@@ -203,7 +203,7 @@ class SmoothProgram:
             rows.append(matvec(self.data.A, x) - self.data.b)
         if self._equality is not None:
             rows.append(self._equality.value(x))
-        return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
+        return _joined(rows, x)
 
     def inequality(self, x: Tensor) -> Tensor:
         """Return g(x); -inf where a row of h is +inf. Shapes (B, n) -> (B, m)."""
@@ -214,7 +214,7 @@ class SmoothProgram:
             rows.append(self.data.quadratic_rows(x))
         if self._inequality is not None:
             rows.append(self._inequality.value(x))
-        return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
+        return _joined(rows, x)
 
     def equality_jacobian(self, x: Tensor) -> Tensor:
         """Return ∂h/∂x, dense: (p, n) where shared by the batch, else (B, p, n)."""
@@ -324,6 +324,12 @@ class SmoothProgram:
             for k in (self.n_equality, self.n_inequality, self.n, self.n)
         ]
         return Duals(*zeros)
+
+
+def _joined(rows: list[Tensor], x: Tensor) -> Tensor:
+    if len(rows) == 1:
+        return rows[0]
+    return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
 
 
 def _stack_rows(blocks: list[Tensor], x: Tensor) -> Tensor:

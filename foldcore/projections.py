@@ -198,14 +198,18 @@ def project_half_space(y: Tensor, a: Tensor, b: Scalar) -> Tensor:
 class AffineProjector:
     """Projection on {x: Ax = b}, factored once: x = y - Q(Qᵀy - R⁻ᵀb) with Aᵀ = QR.
 
-    Shared A is factored once for all samples. Differentiable in y, A and b.
+    Shared A is factored once for all samples. Differentiable in y, A and b. A sample of its own A whose
+    rows are dependent harms itself alone: it is marked, and gets NaN without gradient.
+
+    Attributes:
+        dependent: Those samples, (B,) bool; None for none.
 
     Args:
         A: (p, n) or (B, p, n), rows independent.
         b: (p,) or (B, p).
 
     Raises:
-        ProblemError: If rows of A are linearly dependent; names rows and samples.
+        ProblemError: If rows of a shared A are linearly dependent, naming them, or p > n.
     """
 
     def __init__(self, A: Tensor, b: Tensor) -> None:
@@ -215,7 +219,12 @@ class AffineProjector:
                 "independent rows. Remove those that follow from the others."
             )
         self._basis, triangle = torch.linalg.qr(A.mT)
-        _check_independent(triangle.detach())
+        self.dependent = _dependent_samples(triangle.detach())
+        if self.dependent is not None:
+            # QR has no derivative there, and NaN would reach what the samples share.
+            independent = torch.eye(*A.shape[-2:], dtype=A.dtype, device=A.device)
+            mended = torch.where(self.dependent[:, None, None], independent, A)
+            self._basis, triangle = torch.linalg.qr(mended.mT)
         if A.ndim == 2 and b.ndim == 2:
             solved = torch.linalg.solve_triangular(triangle.mT, b.mT, upper=False)
             self._offset = solved.mT
@@ -226,24 +235,29 @@ class AffineProjector:
 
     def __call__(self, y: Tensor) -> Tensor:
         """Return the projection. Shapes (B, n) -> (B, n)."""
-        return y - matvec(self._basis, rmatvec(self._basis, y) - self._offset)
+        x = y - matvec(self._basis, rmatvec(self._basis, y) - self._offset)
+        return x if self.dependent is None else torch.where(self.dependent[:, None], torch.nan, x)
 
 
-def _check_independent(triangle: Tensor) -> None:
-    """Raise where a diagonal entry of R vanishes beside its column, which is as long as A's row."""
+def _dependent_samples(triangle: Tensor) -> Tensor | None:
+    """Return where a diagonal entry of R vanishes beside its column, which is as long as A's row.
+
+    Shape (B,), bool; None for nowhere.
+
+    Raises:
+        ProblemError: If R is shared and one does.
+    """
     part = triangle.diagonal(dim1=-2, dim2=-1).abs()
     limit = _DEPENDENT * triangle.shape[-1] * torch.finfo(triangle.dtype).eps
     dependent = ~(part > limit * triangle.norm(dim=-2))
     if not bool(dependent.any()):
-        return
-    where = ""
+        return None
     if dependent.ndim == 2:
-        samples = dependent.any(-1).nonzero().flatten().tolist()
-        where = f" in samples {name_samples(samples)}"
-        dependent = dependent.any(0)
+        samples: Tensor = dependent.any(-1)
+        return samples
     rows = name_samples(dependent.nonzero().flatten().tolist())
     raise ProblemError(
-        f"A: rows {rows} depend linearly on the rows before them{where}, expected independent rows. "
+        f"A: rows {rows} depend linearly on the rows before them, expected independent rows. "
         "Remove those that follow from the others, or keep A and b as rows of a quadratic program."
     )
 

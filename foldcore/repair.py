@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .inputs import Inputs
 from .outcome import Outcome
-from .solution import Duals, Solution
+from .solution import Duals, KKTReport, Solution
 
 
 def repaired_inputs(inputs: Inputs, outcome: Outcome) -> Inputs:
@@ -55,14 +55,28 @@ def masked(solution: Solution, outcome: Outcome, device: torch.device, filler: f
 
 
 def dead_solution(inputs: Inputs, n: int, outcome: Outcome, filler: float) -> Solution:
-    """Return a solution in which every sample failed; its gradients are exactly zero."""
+    """Return a solution in which every sample failed; its gradients are exactly zero.
+
+    Certificate (a) is NaN for all of them: there is no point to certify. Multipliers and certificate
+    (b) are None.
+    """
     primal = torch.full((inputs.batch, n), filler, dtype=inputs.dtype, device=inputs.device)
     if inputs.needs_grad:
         links = [v.sum() for v in inputs.values.values() if v.requires_grad]
         primal = torch.where(
             torch.ones_like(primal, dtype=torch.bool), primal, torch.stack(links).sum()
         )
-    return Solution(primal, tuple(outcome.status), messages=tuple(outcome.messages))
+    unknown = torch.full((inputs.batch,), float("nan"), dtype=inputs.dtype, device=inputs.device)
+    kkt = KKTReport(
+        stationarity=unknown,
+        primal=unknown,
+        dual=unknown,
+        complementarity=unknown,
+        margin=unknown,
+        free_directions=unknown,
+        unique_duals=torch.zeros_like(unknown, dtype=torch.bool),
+    )
+    return Solution(primal, tuple(outcome.status), messages=tuple(outcome.messages), kkt=kkt)
 
 
 def squeeze(solution: Solution) -> Solution:

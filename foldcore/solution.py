@@ -99,7 +99,8 @@ class Solution:
         duals: None where the solver gives none.
         messages: The solver's own words per sample; empty where it has none.
         iterations: The solver's own count per sample; empty where it has none.
-        kkt: Certificate (a), added by the layer.
+        kkt: Certificate (a), added by the layer; None in what a solver hands over. A failed sample
+            has NaN, or the residual that made it fail.
         fixed_point_residual: Certificate (b): ‖U(z) - z‖∞ divided by the rule's step, added by
             the layer when a gradient is needed. Shape (B,).
         inner: Reports of inner folds by their path in the configuration.

@@ -21,6 +21,7 @@ from foldcore.atoms import (
     CappedSimplex,
     FieldSpec,
     HalfSpace,
+    Indicator,
     L1Ball,
     L2Ball,
     Regularizer,
@@ -242,6 +243,21 @@ def test_prepare_factors_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(project(y), atom.project(y))
     project(y)
     assert calls == [2, 2], "once by prepare, once by project"
+
+
+def test_only_samples_of_dependent_rows_fail_to_be_projected() -> None:
+    assert all(bound(name).prepare().failed is None for name in SETS)
+    A, b = normal(BATCH, 2, N), normal(BATCH, 2, seed=1)
+    A[2, 1] = -3 * A[2, 0]
+    atom = AffineSet(Param(2, N), Param(2)).bind({"A": A, "b": b}, "s")
+    failed = atom.prepare().failed
+    assert failed is not None
+    assert failed.tolist() == [i == 2 for i in range(BATCH)]
+    for project in (atom.project, lambda y: Indicator(atom).prox(y, 1.0)):
+        assert project(normal(BATCH, N)).isnan().all(-1).tolist() == failed.tolist()
+    shared = AffineSet(Param(2, N), Param(2)).bind({"A": A[2], "b": b}, "s")
+    with pytest.raises(ProblemError, match=r"^A: rows 1 depend linearly"):
+        shared.prepare()
 
 
 @each_set

@@ -178,3 +178,17 @@ def test_absent_bounds_beside_present_ones_are_never_active() -> None:
     assert torch.equal(duals.lower, torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64))
     # x_2 is not at rest: a bound that is absent must not explain its residual away.
     assert torch.equal(duals.upper, torch.tensor([[0.0, 3.0, 0.0, 0.0]], dtype=torch.float64))
+
+
+def test_a_point_whose_gradient_overflows_is_left_without_multipliers() -> None:
+    """The fit of a far point cannot be made; that of the others is what it is without it."""
+    data = random_qp(3, 4, n_equality=1, n_inequality=2, batch=2)
+    problem = declare({k: v[0] for k, v in data.items()}, set(data))
+    program = problem.bind({**problem.constants, **data}, 2)
+    x = torch.zeros(2, 4, dtype=torch.float64)
+    expected = fc.recover_duals(program, x).duals
+    x[1] = 1e308
+    found = fc.recover_duals(program, x)
+    for name, value in vars(found.duals).items():
+        assert torch.equal(value[0], getattr(expected, name)[0]), name
+    assert not fc.kkt_report(program, x)[0].residual[1] < 1

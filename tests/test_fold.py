@@ -150,6 +150,21 @@ def test_certificates_of_failed_samples_are_not_those_of_their_placeholders() ->
     assert solution.failed == (2,)
 
 
+def test_a_batch_in_which_all_failed_has_a_certificate_of_nan() -> None:
+    q = torch.full((B, N), math.nan, dtype=torch.float64)
+    for config in ({}, {"fixed_point": {"polish": 1}}, {"solver": lambda p: q.nan_to_num() + 9}):
+        given = q if "solver" not in config else spread(B, N)
+        with pytest.warns(fc.SolveWarning, match="4 of 4 samples failed"):
+            solution = layer_of(on_failure="mask", **config).solve(q=given.clone().requires_grad_())
+        assert solution.failed == (0, 1, 2, 3)
+        assert solution.kkt is not None
+        for name, value in vars(solution.kkt).items():
+            assert value.shape == (B,), name
+            assert not value.any() if value.dtype == torch.bool else value.isnan().all(), name
+        assert solution.kkt.residual.isnan().all()
+        assert solution.kkt.residual.dtype == torch.float64
+
+
 def test_reports_of_inner_folds_are_kept_by_their_path() -> None:
     inner = {"solver": "osqp", "rule": "newton"}
     layer = layer_of(rule={"kind": "pgd", "projection": "inner", "inner": inner})

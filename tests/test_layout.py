@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import itertools
 import json
 import re
 import shutil
@@ -54,8 +56,9 @@ def forbidden_imports(source: str, own_package: str) -> list[str]:
 
 
 def pins(constraints: str) -> dict[str, str]:
+    """Return the version of every package; of those that depend on Python, the last one."""
     lines = [line for line in constraints.splitlines() if line and not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
+    return dict(line.partition(";")[0].strip().split("==") for line in lines)
 
 
 def test_core_names_no_plugin_package() -> None:
@@ -101,17 +104,74 @@ def test_test_folders_are_no_packages() -> None:
     assert [p for group in groups for p in ROOT.glob(f"{group}/**/__init__.py")] == []
 
 
-def test_every_plugin_has_its_tox_environment() -> None:
-    tox = (ROOT / "tox.ini").read_text()
-    listed = re.search(r"plugin-\{(.+?)\}", tox)
-    assert listed is not None
-    names = set(listed[1].split(","))
-    folders = {plugin.name.removeprefix("foldcore-") for plugin in PLUGINS}
-    assert folders == names, f"not both a folder and an environment: {sorted(folders ^ names)}"
-    for name in names:
-        assert f"    -e plugins/foldcore-{name}\n" in tox, f"[plugins] in tox.ini lacks {name}"
-        assert f"    {name}: -e plugins/foldcore-{name}\n" in tox
-        assert f"    {name}: python -m pytest {{posargs}} plugins/foldcore-{name}/tests\n" in tox
+def expanded(pattern: str) -> list[str]:
+    """Return the names of one line of tox's env_list: a-{b, c} means a-b and a-c."""
+    parts = re.split(r"\{(.+?)\}", pattern)
+    choices = [re.split(r",\s*", part) if i % 2 else [part] for i, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def environments(env_list: str) -> list[str]:
+    """Return all names of tox's env_list."""
+    return [name for line in env_list.split("\n") if line for name in expanded(line.strip())]
+
+
+def environments_of_the_packages() -> set[str]:
+    """Return what the matrix must hold, by the entry points of all packages."""
+    kinds: dict[str, set[str]] = {
+        "solvers": {"iterate"},
+        "update_rules": set(),
+        "adjoint_solvers": set(),
+    }
+    needed = set()
+    for path in [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("contrib/*/pyproject.toml")]:
+        offers = re.findall(
+            r'^\[project\.entry-points\."foldcore\.(\w+)"\].*\n(\w+)', path.read_text(), re.M
+        )
+        if offers:
+            (package,) = path.parent.glob("foldcore_*/__init__.py")
+            needed.add(f"plugin-{package.parent.name.removeprefix('foldcore_')}")
+        if path.is_relative_to(ROOT / "plugins"):
+            for group, name in offers:
+                kinds[group].add(name)
+    rules = kinds["update_rules"]
+    needed |= {f"pair-{rule}-{adjoint}" for rule in rules for adjoint in kinds["adjoint_solvers"]}
+    return needed | {f"pair-{solver}-{rule}" for solver in kinds["solvers"] for rule in rules}
+
+
+def mismatches(env_list: str) -> set[str]:
+    """Return what the matrix lacks, and what it has beyond the packages."""
+    listed = {name for name in environments(env_list) if name.startswith(("plugin-", "pair-"))}
+    return listed ^ environments_of_the_packages()
+
+
+def env_list() -> str:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    return tox["tox"]["env_list"]
+
+
+def test_the_matrix_holds_every_plugin_and_every_pair() -> None:
+    names = environments(env_list())
+    assert mismatches(env_list()) == set(), "only in tox.ini, or only a package"
+    assert len(names) == len(set(names)), "listed twice"
+    rooms = {"core", "core-all", "oldest", "newest", "conformance", "all", "types", "lint", "docs"}
+    assert rooms | {f"py3{minor}-core" for minor in (10, 11, 12, 13)} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "missing"),
+    [
+        ("plugin-{osqp, ", "plugin-{", {"plugin-osqp"}),
+        ("proximal, admm, fdpg}-{gmres", "admm, fdpg}-{gmres", None),
+        ("plugin-{pgd, ", "plugin-{nobody, pgd, ", {"plugin-nobody"}),
+    ],
+)
+def test_a_hole_in_the_matrix_is_found(name: str, planted: str, missing: set[str] | None) -> None:
+    assert name in env_list()
+    found = mismatches(env_list().replace(name, planted))
+    expected = {f"pair-proximal-{a}" for a in ("gmres", "direct", "auto", "lfpi", "bicgstab", "cg")}
+    assert found == (expected if missing is None else missing)
 
 
 def test_constraints_differ_only_in_what_numpy_2_changes() -> None:
@@ -121,6 +181,33 @@ def test_constraints_differ_only_in_what_numpy_2_changes() -> None:
     assert two["numpy"].startswith("2.")
     assert {name for name in two if one.get(name) != two[name]} == {"numpy"}
     assert one["torch"] == "2.13.0", "a range would fetch several GB of CUDA libraries"
+
+
+def test_the_oldest_versions_are_the_declared_ones() -> None:
+    """What ``tox -e oldest`` installs is what pyproject.toml promises to work with."""
+    table = re.search(
+        r"^dependencies = \[(.+?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert table is not None
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)', table[1]))
+    assert bounds.keys() >= {"numpy", "scipy", "pydantic", "pluggy", "torch"}
+    oldest = pins((ROOT / "constraints-oldest.txt").read_text())
+    assert oldest.pop("torch") == pins((ROOT / "constraints.txt").read_text())["torch"]
+    wrong = {
+        name: (bound, oldest[name.lower()])
+        for name, bound in bounds.items()
+        if name != "torch" and not re.fullmatch(rf"{re.escape(bound)}(\.0)*", oldest[name.lower()])
+    }
+    assert wrong == {}, "constraints-oldest.txt tests other versions"
+
+
+def test_the_newest_versions_are_no_older_than_those_of_development() -> None:
+    newest = pins((ROOT / "constraints-newest.txt").read_text())
+    numpy2 = pins((ROOT / "constraints-numpy2.txt").read_text())
+    assert newest["torch"] == numpy2["torch"]
+    for name in ("numpy", "scipy", "pydantic", "pluggy"):
+        version, development = ([int(n) for n in v[name].split(".")] for v in (newest, numpy2))
+        assert version >= development, name
 
 
 def test_every_clause_of_the_contract_has_its_test() -> None:

@@ -456,13 +456,44 @@ def test_affine_set_against_least_squares(A_batched: bool, b_batched: bool) -> N
         ([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]], "rows 1 "),
         ([[1e-9, 0.0, 0.0], [1e9, 0.0, 0.0]], "rows 1 "),
         ([[1.0], [2.0]], "2 rows in 1 variables"),
-        ([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [2.0, 2.0]]], "rows 1 .* in samples 1"),
     ],
 )
-def test_dependent_rows_are_an_error(A: Any, names: str) -> None:
+def test_dependent_rows_of_all_samples_are_an_error(A: Any, names: str) -> None:
     matrix = real(A)
     with pytest.raises(ProblemError, match=f"^A: .*{names}"):
         AffineProjector(matrix, matrix.new_zeros(matrix.shape[-2]))
+
+
+@pytest.mark.parametrize("b_batched", [True, False])
+@pytest.mark.parametrize("row", [[2.0, -4.0, 0.0, 6.0, 0.0, 0.0], [0.0] * N])
+def test_dependent_rows_of_one_sample_harm_no_other(b_batched: bool, row: list[float]) -> None:
+    clean = normal(BATCH, 2, N)
+    faulty = clean.clone()
+    faulty[1, 0] = real([1.0, -2.0, 0.0, 3.0, 0.0, 0.0])
+    faulty[1, 1] = real(row)
+    b = normal(BATCH, 2, seed=1) if b_batched else normal(2, seed=1)
+    y, weights = normal(BATCH, N, seed=2), normal(BATCH, N, seed=3)
+    others = [0, 2, 3]
+    weights[1] = 0.0
+    answers = []
+    for A in (clean, faulty):
+        leaves = [leaf.clone().requires_grad_() for leaf in (y, A, b)]
+        project = AffineProjector(*leaves[1:])
+        x = project(leaves[0])
+        answers.append((x.detach(), torch.autograd.grad((x.nan_to_num() * weights).sum(), leaves)))
+    assert AffineProjector(clean, b).dependent is None
+    marked = project.dependent
+    assert marked is not None
+    assert marked.tolist() == [False, True, False, False]
+    (expected, exact), (found, gradients) = answers
+    assert found[1].isnan().all()
+    assert torch.equal(found[others], expected[others])
+    for wanted, gradient in zip(exact, gradients, strict=True):
+        if wanted.shape[0] == BATCH:
+            assert not gradient[1].any()
+            assert torch.equal(gradient[others], wanted[others])
+        else:
+            assert torch.equal(gradient, wanted), "the sum over samples of which one adds zero"
 
 
 def test_rows_of_very_different_size_are_no_error() -> None:

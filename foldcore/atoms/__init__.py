@@ -1,6 +1,6 @@
 """Named sets and terms: what they are, their projection or prox, and their lowering."""
 
-from .base import Atom, FieldSpec, Regularizer, SetAtom
+from .base import Atom, FieldSpec, Projection, Regularizer, SetAtom
 from .composed import Composition, Indicator, ProximalTerm
 from .groups import GroupL2
 from .recognition import recognise_set
@@ -34,6 +34,7 @@ __all__ = [
     "L1Ball",
     "L2Ball",
     "NuclearNorm",
+    "Projection",
     "ProximalTerm",
     "Regularizer",
     "SetAtom",

@@ -23,7 +23,6 @@ from ..quadratic_data import QuadraticData
 from ..sparse import Matrix
 
 Data = float | Tensor | Param
-Projection = Callable[[Tensor], Tensor]
 AtomT = TypeVar("AtomT", bound="Atom")
 
 
@@ -185,6 +184,23 @@ class Atom(ABC):
         return value if isinstance(value, Tensor) else None
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A projection, (B, n) -> (B, n), with its factorisations done once.
+
+    Attributes:
+        apply: The projection.
+        failed: Samples without one that is differentiable, (B,) bool, for which it gives NaN without
+            gradient; None for none.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    failed: Tensor | None = None
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return self.apply(y)
+
+
 @dataclass(frozen=True, eq=False)
 class SetAtom(Atom):
     """A closed convex set that x lies in.
@@ -202,8 +218,8 @@ class SetAtom(Atom):
         """Return the Euclidean projection, differentiable in y and the data. (B, n) -> (B, n)."""
 
     def prepare(self) -> Projection:
-        """Return ``project`` with its factorisations done once."""
-        return self.project
+        """Return ``project`` with its factorisations done once, and the samples that it fails for."""
+        return Projection(self.project)
 
     @abstractmethod
     def rows(self, n: int) -> QuadraticData:

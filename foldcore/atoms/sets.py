@@ -178,7 +178,11 @@ class L2Ball(SetAtom):
 
 @dataclass(frozen=True, eq=False)
 class AffineSet(SetAtom):
-    """{x: Ax = b}, rows of A independent. A (m, n), b (m,). Projecting raises on dependent rows."""
+    """{x: Ax = b}, rows of A independent. A (m, n), b (m,).
+
+    Dependent rows have no projection that is differentiable in A: where A is shared by the batch,
+    projecting raises; where each sample has its own, it gives NaN to the samples concerned.
+    """
 
     A: Data
     b: Data
@@ -193,7 +197,8 @@ class AffineSet(SetAtom):
         return self.prepare()(y)
 
     def prepare(self) -> Projection:
-        return AffineProjector(self._tensor("A"), self._tensor("b"))
+        projector = AffineProjector(self._tensor("A"), self._tensor("b"))
+        return Projection(projector, projector.dependent)
 
     def rows(self, n: int) -> QuadraticData:
         return QuadraticData(n, A=self._tensor("A"), b=self._tensor("b"))

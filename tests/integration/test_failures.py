@@ -1,6 +1,8 @@
-"""Bad samples in a batch of 64: told apart, masked, and the other 60 bitwise those of a clean batch."""
+"""Bad samples in a batch: told apart, masked, and the others bitwise those of a clean batch."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -84,3 +86,107 @@ def test_sixty_good_samples_are_bitwise_those_of_a_clean_batch(solver: str) -> N
     assert {found.status[i] for i in INFEASIBLE} == {fc.Status.INFEASIBLE}
     assert found.status[UNBOUNDED] is fc.Status.UNBOUNDED
     assert all(found.messages[i] for i in (*INFEASIBLE, UNBOUNDED))
+
+
+def affine_batches() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Two equalities in each of five samples; of the second batch, sample 2 says the same twice."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"c": (5, N), "A": (5, 2, N), "b": (5, 2)}
+    values = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    faulty = {name: value.clone() for name, value in values.items()}
+    faulty["A"][2, 1], faulty["b"][2, 1] = 2 * faulty["A"][2, 0], 2 * faulty["b"][2, 0]
+    return values, faulty
+
+
+def affine_problem(form: str) -> fc.ParametricProblem:
+    """Nearest point to c under Ax = b: as data, as a set, or as a term."""
+    if form == "data":
+        return fc.QuadraticProgram(
+            P=torch.eye(N, dtype=torch.float64),
+            q=fc.Param(N, name="c"),
+            A=fc.Param(2, N),
+            b=fc.Param(2),
+        )
+    affine = fc.AffineSet(fc.Param(2, N), fc.Param(2))
+    part: dict[str, Any] = (
+        {"constraints": [affine]} if form == "set" else {"regularizers": [fc.Indicator(affine)]}
+    )
+    return fc.Problem(N, lambda x, c: ((x - c) ** 2).sum() / 2, {"c": fc.Param(N)}, **part)
+
+
+@pytest.mark.parametrize(
+    ("form", "solver", "rule", "more"),
+    [
+        ("data", "daqp", "pgd", {}),
+        ("data", "daqp", {"kind": "pgd", "step_size": "auto"}, {}),
+        ("data", "daqp", "pgd", {"fixed_point": {"polish": 2}}),
+        ("data", "daqp", "pgd", {"mode": "fixed_point_unfold"}),
+        ("data", "iterate", "pgd", {}),
+        ("data", "iterate", "pgd", {"mode": "unfold"}),
+        ("set", "daqp", "pgd", {}),
+        ("set", "daqp", "proximal", {}),
+        ("set", "iterate", "proximal", {}),
+        ("set", "iterate", "proximal", {"mode": "unfold"}),
+        ("term", "iterate", "proximal", {}),
+        ("term", "iterate", "fdpg", {}),
+        ("data", "daqp", "newton", {}),
+        ("data", "daqp", "admm", {}),
+        ("data", "daqp", {"kind": "sqp", "inner": {"solver": "daqp", "rule": "newton"}}, {}),
+    ],
+)
+def test_dependent_equalities_of_one_sample_fail_that_sample_alone(
+    form: str, solver: str, rule: Any, more: dict[str, Any]
+) -> None:
+    kind = rule if isinstance(rule, str) else rule["kind"]
+    for name, module in (("solver", solver), ("rule", kind)):
+        if module != "iterate":
+            pytest.importorskip(f"foldcore_{module}", reason=f"its {name} is {module}")
+    options = {
+        "problem": affine_problem(form), "solver": solver, "rule": rule, "adjoint": "direct", **more
+    }  # fmt: skip
+    layer = fc.build({**options, "on_failure": "mask"})
+    weights = torch.linspace(-1, 1, N, dtype=torch.float64)
+
+    def run(values: dict[str, Tensor]) -> tuple[fc.Solution, dict[str, Tensor]]:
+        leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
+        solution = layer.solve(**leaves)
+        loss = (solution.primal.nan_to_num() * weights).sum()
+        return solution, dict(
+            zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)
+        )
+
+    values, faulty = affine_batches()
+    expected, exact = run(values)
+    assert not expected.failed
+    with pytest.warns(fc.SolveWarning, match="1 of 5 samples failed. samples 2"):
+        found, gradients = run(faulty)
+    others = [0, 1, 3, 4]
+    assert found.failed == (2,)
+    assert torch.equal(found.primal[others], expected.primal[others])
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient[others], exact[name][others]), name
+        assert exact[name].any(), name
+        assert not gradient[2].any(), name
+    strict = fc.build({**options, "on_failure": "raise"})
+    with pytest.raises(fc.SolveError) as caught:
+        strict(**{name: value.requires_grad_() for name, value in faulty.items()})
+    assert caught.value.samples == (2,)
+
+
+@pytest.mark.parametrize(("form", "rule"), [("data", "pgd"), ("set", "pgd"), ("set", "proximal")])
+def test_dependent_equalities_that_all_samples_share_are_an_error(form: str, rule: str) -> None:
+    pytest.importorskip("foldcore_daqp", reason="solves with foldcore-daqp")
+    pytest.importorskip(f"foldcore_{rule}", reason=f"folds with foldcore-{rule}")
+    _, faulty = affine_batches()
+    layer = fc.build(
+        {"problem": affine_problem(form), "solver": "daqp", "rule": rule, "adjoint": "direct",
+         "on_failure": "mask"}
+    )  # fmt: skip
+    shared = {"A": faulty["A"][2], "b": faulty["b"][2]}
+    with pytest.raises(
+        fc.ProblemError, match=r"^A: rows 1 depend linearly on the rows before them"
+    ):
+        layer(c=faulty["c"].requires_grad_(), **shared)

@@ -6,7 +6,6 @@ from typing import Any
 
 import clarabel
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, triu
 
 from foldcore import (
@@ -99,24 +98,22 @@ class ClarabelModel(SampleModel):
         if self._limits.contradict or self._refusal():
             return None
         rows, side = self._prepare(data)
-        words, iterations = [], []
-        x, z = np.empty(linear.shape), np.empty((len(linear), side.size))
+        verdicts, x, z = [], [], []
         try:
-            for i, q in enumerate(linear):
+            for q in linear:
                 found = self._call(data, rows, q, side)
-                words.append(str(found.status))
-                iterations.append(found.iterations)
-                x[i], z[i] = found.x, found.z
+                words = str(found.status)
+                verdicts.append((self._status(words, data), words, int(found.iterations)))
+                if verdicts[-1][0].ok:
+                    x.append(found.x)
+                    z.append(found.z)
         except Exception:  # met again, and named, where the sample is solved alone
             self._native = None
             return None
-        status = tuple(self._status(word, data) for word in words)
-        good = np.array([one.ok for one in status])
-        points = self._points(rows, linear[good], x[good], z[good])
-        parts = {"x": points.x, **rows.duals(points)}
-        if not good.all():
-            parts = {name: _spread(part, good) for name, part in parts.items()}
-        return BatchAnswer(status, tuple(words), tuple(iterations), **parts)
+        solved = np.array([status.ok for status, _, _ in verdicts])
+        found_x, found_z = np.array(x).reshape(-1, data.n), np.array(z).reshape(-1, side.size)
+        points = self._points(rows, linear[solved], found_x, found_z)
+        return BatchAnswer.of_solved(verdicts, points.x, **rows.duals(points))
 
     def close(self) -> None:
         self._native = None
@@ -182,13 +179,6 @@ class ClarabelModel(SampleModel):
             return points
         tolerance = max(self._config.rtol, self._config.atol)
         return self._polisher.polish(q, points, self._config.polishing, tolerance)
-
-
-def _spread(rows: Floats, good: NDArray[np.bool_]) -> Floats:
-    """Return the rows of the good samples among rows of NaN for the others."""
-    found = np.full((good.size, rows.shape[-1]), np.nan)
-    found[good] = rows
-    return found
 
 
 def _quadratic_rows(data: SampleData) -> tuple[QuadraticRow, ...] | None:

@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+_STRIDE = 4
+"""Rows by which the systems of a batch differ in size."""
+
 
 @dataclass(frozen=True)
 class Points:
@@ -127,37 +130,47 @@ class _State:
 
     def step(self, active: Bools) -> Points:
         """Return the next Newton iterates; NaN where active gradients are dependent."""
-        x = np.full_like(self.points.x, np.nan)
-        equality = np.full_like(self.points.equality, np.nan)
-        inequality = np.zeros(active.shape)
-        counts = active.sum(-1)
-        found = Points(x, equality, inequality)
-        for count in np.unique(counts).tolist():
-            same = np.flatnonzero(counts == count)
-            found.put(same, self._step_of(same, active[same], count))
+        points = self.points
+        found = Points(
+            np.empty_like(points.x),
+            np.empty_like(points.equality),
+            np.empty_like(points.inequality),
+        )
+        # Sizes are rounded up so that few differ; that of a sample is its own affair all the same.
+        sizes = np.minimum(-(-active.sum(-1) // _STRIDE) * _STRIDE, active.shape[1])
+        for size in np.unique(sizes).tolist():
+            same = np.flatnonzero(sizes == size)
+            found.put(same, self._step_of(same, active[same], size))
         return found
 
-    def _step_of(self, same: NDArray[np.intp], active: Bools, count: int) -> Points:
-        """Return the iterates of samples that have equally many active inequalities."""
+    def _step_of(self, same: NDArray[np.intp], active: Bools, size: int) -> Points:
+        """Return the iterates of samples with up to ``size`` active inequalities each.
+
+        Active rows come first; those that are not have an equation of their own, multiplier = 0.
+        """
         problem, x, w = self._problem, self.points.x[same], self.points.inequality[same]
         batch, (p, n), m = same.size, problem.E.shape, problem.l.size
-        where = np.nonzero(active)[1].reshape(batch, count)
+        sample = np.arange(batch)[:, None]
+        where = np.argsort(~active, axis=1, kind="stable")[:, :size]
+        real = active[sample, where]
         jacobian = np.empty((batch, active.shape[1], n))
         jacobian[:, :m] = problem.L
         jacobian[:, m:] = self._curved[same] + problem.vectors
-        system = np.zeros((batch, *(n + p + count,) * 2))
+        system = np.zeros((batch, *(n + p + size,) * 2))
         weights = (w * active)[:, m:]
         flat = problem.hessians.reshape(-1, n * n).T
         system[:, :n, :n] = problem.P + _products(flat, weights).reshape(batch, n, n)
         system[:, n : n + p, :n] = problem.E
-        system[:, n + p :, :n] = jacobian[np.arange(batch)[:, None], where]
+        system[:, n + p :, :n] = jacobian[sample, where] * real[:, :, None]
         system[:, :n, n:] = system[:, n:, :n].swapaxes(1, 2)
+        diagonal = np.arange(n + p, n + p + size)
+        system[:, diagonal, diagonal] = ~real
         # Solved for the new multipliers and not for their change: theirs is the only linear part.
-        tight = np.take_along_axis(self.slack[same], where, 1)
+        tight = self.slack[same[:, None], where] * real
         side = np.concatenate([-self._gradient[same], -self._gap[same], tight], -1)
         found = _solved(system, side)
         inequality = np.zeros(active.shape)
-        np.put_along_axis(inequality, where, found[:, n + p :], 1)
+        inequality[sample, where] = found[:, n + p :] * real
         return Points(x + found[:, :n], found[:, n : n + p], inequality)
 
 

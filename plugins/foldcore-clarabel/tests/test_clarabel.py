@@ -15,6 +15,7 @@ import scipy.optimize
 import torch
 from foldcore_clarabel import ClarabelConfig, ClarabelSolver
 from foldcore_clarabel.model import ClarabelModel
+from foldcore_clarabel.polish import Points, Polisher
 from torch import Tensor
 
 import foldcore
@@ -604,3 +605,58 @@ def test_the_plugin_declares_itself():
     assert conic.problem_class is ProblemClass.QCQP
     assert ClarabelSolver.rank(conic) == 12
     ClarabelSolver(ClarabelConfig()).open(structure).close()
+
+
+@pytest.mark.parametrize("polishing", [0, 2])
+def test_rows_are_the_answers_of_single_samples(polishing, monkeypatch):
+    n, batch = 12, 20
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5
+    problem = QuadraticProgram(
+        q=Param(n),
+        A=torch.ones(1, n, dtype=torch.float64),
+        b=torch.ones(1, dtype=torch.float64),
+        lower=0.0,
+        quadratic_P=(factor.mT @ factor)[None],
+        quadratic_q=torch.zeros(1, n, dtype=torch.float64),
+        quadratic_r=torch.full((1,), 0.05, dtype=torch.float64),
+    )
+    values = {"q": torch.randn(batch, n, generator=generator, dtype=torch.float64)}
+    iterations = sorted(Opened(problem).solve(batch, values).iterations)
+    assert iterations[0] < iterations[-1]
+    options = {"polishing": polishing, "max_iter": iterations[10]}
+    together = Opened(problem, **options).solve(batch, values)
+    part = Opened(problem, **options).solve(3, {"q": values["q"][5:8]})
+    monkeypatch.setattr(ClarabelModel, "solve_rows", lambda *_: None)
+    alone = Opened(problem, **options).solve(batch, values)
+    assert together.status == alone.status
+    assert set(alone.status) == {Status.OPTIMAL, Status.ITERATION_LIMIT}
+    assert together.messages == alone.messages
+    assert together.iterations == alone.iterations
+    for found, expected in ((together, alone), (part, None)):
+        rows = slice(5, 8) if expected is None else slice(None)
+        assert torch.equal(found.primal.nan_to_num(7.0), alone.primal[rows].nan_to_num(7.0))
+        for name, duals in vars(found.duals).items():
+            others = getattr(alone.duals, name)[rows]
+            assert torch.equal(duals.nan_to_num(7.0), others.nan_to_num(7.0))
+
+
+def test_a_singular_sample_leaves_the_polishing_of_the_others_alone():
+    unit, none = np.eye(2), np.zeros((0, 2, 2))
+    twice = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    polisher = Polisher(
+        P=unit, E=np.zeros((0, 2)), e=np.zeros(0), L=twice, l=np.ones(3),
+        hessians=none, vectors=np.zeros((0, 2)), r=np.zeros(0),
+    )  # fmt: skip
+    q = np.array([[-3.0, 0.0], [0.0, -3.0], [-2.0, -2.0]])
+    x = np.array([[1.0, 1e-3], [1e-3, 1.0], [1.0, 1.0]])
+    w = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 2.1], [0.9, 0.0, 1.1]])
+    start = Points(x, np.zeros((3, 0)), w)
+    found = polisher.polish(q, start, 2, 1e-14)
+    assert np.array_equal(found.x[0], x[0])  # both of two equal rows count as active
+    np.testing.assert_allclose(found.x[1:], [[0, 1], [1, 1]], atol=1e-15)
+    np.testing.assert_allclose(found.inequality[1:], [[0, 0, 2], [1, 0, 1]], atol=1e-15)
+    for i in range(3):
+        one = polisher.polish(q[i : i + 1], start.take(np.arange(3) == i), 2, 1e-14)
+        assert np.array_equal(one.x[0], found.x[i])
+        assert np.array_equal(one.inequality[0], found.inequality[i])

@@ -34,8 +34,10 @@ _FLAGS: dict[int, tuple[Status, str]] = {
 }
 """Meaning of DAQP's exit flags, see https://darnstrom.github.io/daqp/parameters."""
 _UNKNOWN = (Status.NUMERICAL, "unknown exit flag")
-_WITH_POINT = (1, 4)
+_OPTIMAL = 1
+_WITH_POINT = (_OPTIMAL, 4)
 _VECTORS = frozenset({"q", "b", "h", "lower", "upper"})
+_LINEAR = frozenset({"q"})
 _EVERYTHING = _VECTORS | {"P", "A", "G"}
 
 
@@ -95,30 +97,28 @@ class DAQPModel(SampleModel):
         return found
 
     def _loop(self, linear: Floats, changed: frozenset[str]) -> BatchAnswer | None:
-        buffers = self._buffers
-        x, lam = np.full(linear.shape, np.nan), np.full((len(linear), buffers.sense.size), np.nan)
-        flags, iterations, q, sense = [], [], buffers.f, buffers.sense
+        buffers, verdicts, x, lam = self._buffers, [], [], []
         try:
             if self._update(changed, None) < 0:
                 return None
-            update, solve = self._native.update, self._native.solve
+            update, solve, q = self._native.update, self._native.solve, buffers.f
+            arguments = buffers.arguments(_LINEAR, buffers.sense)
             for i, one in enumerate(linear):
                 q[...] = one
-                if i and update(f=q, sense=sense) < 0:
+                if i and update(**arguments) < 0:
                     return None
                 point, _, flag, info = solve()
-                flags.append(flag)
-                iterations.append(info["iterations"])
-                if flag in _WITH_POINT:
-                    x[i], lam[i] = point, info["lam"]
+                verdicts.append((*_FLAGS.get(flag, _UNKNOWN), info["iterations"]))
+                if flag == _OPTIMAL:
+                    x.append(point)
+                    lam.append(info["lam"])
         except (ValueError, RuntimeError):
             return None
-        words = [_FLAGS.get(flag, _UNKNOWN) for flag in flags]
-        status = tuple(word[0] for word in words)
-        if Status.NONCONVEX in status:
+        if any(status is Status.NONCONVEX for status, _, _ in verdicts):
             return None
-        messages = tuple(word[1] for word in words)
-        return BatchAnswer(status, messages, tuple(iterations), x, **buffers.duals(lam))
+        points = np.array(x).reshape(-1, buffers.n)
+        duals = buffers.duals(np.array(lam).reshape(-1, buffers.sense.size))
+        return BatchAnswer.of_solved(verdicts, points, **duals)
 
     def close(self) -> None:
         self._native = None

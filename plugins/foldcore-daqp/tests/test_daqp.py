@@ -13,6 +13,7 @@ import scipy.optimize
 import torch
 from foldcore_daqp import DAQPConfig, DAQPSolver
 from foldcore_daqp.buffers import Buffers
+from foldcore_daqp.model import DAQPModel
 from torch import Tensor
 
 import foldcore
@@ -263,18 +264,66 @@ def test_an_exception_of_daqp_is_that_samples_own(monkeypatch):
     assert all(same(solution, reference, i, i) for i in (0, 2, 3))
 
 
-def test_nan_under_a_good_status_is_numerical(monkeypatch):
+@pytest.mark.parametrize("varying", [FIELDS, ("q",)])
+def test_nan_under_a_good_status_is_numerical(varying, monkeypatch):
     # DAQP itself returns NaN with exit flag 1 for a NaN in f; here its answer is broken instead.
-    data = random_qp(5, **SIZES, batch=2)
-    answer = Buffers.answer
-
-    def broken(self, status, message, iterations, x, lam):
-        return answer(self, status, message, iterations, x * float("nan"), lam)
-
-    monkeypatch.setattr(Buffers, "answer", broken)
-    solution = opened(data).solve(2, data)
+    data = random_qp(5, **SIZES)
+    duals = Buffers.duals
+    monkeypatch.setattr(Buffers, "duals", lambda self, lam: duals(self, lam * float("nan")))
+    values = {name: torch.stack([data[name]] * 2) for name in varying}
+    solution = Opened(declare(data, varying)).solve(2, values)
     assert set(solution.status) == {Status.NUMERICAL}
     assert "NaN" in solution.messages[0]
+
+
+@pytest.mark.parametrize("eq_reduction", ["auto", "off"])
+@pytest.mark.parametrize("bounds", [True, False])
+def test_rows_are_the_answers_of_single_samples(bounds, eq_reduction, monkeypatch):
+    data = random_qp(3, 30, 4, 20, bounds=bounds)
+    noise = torch.randn(12, 30, generator=torch.Generator().manual_seed(0)).double()
+    problem, values = declare(data, ["q"]), {"q": data["q"] + noise}
+    iterations = sorted(Opened(problem, eq_reduction=eq_reduction).solve(12, values).iterations)
+    options = {"eq_reduction": eq_reduction, "max_iter": iterations[6]}
+    together = Opened(problem, **options).solve(12, values)
+    monkeypatch.setattr(DAQPModel, "solve_rows", lambda *_: None)
+    alone = Opened(problem, **options).solve(12, values)
+    assert together.status == alone.status
+    assert set(alone.status) == {Status.OPTIMAL, Status.ITERATION_LIMIT}
+    assert together.messages == alone.messages
+    assert together.iterations == alone.iterations
+    assert torch.equal(together.primal.nan_to_num(7.0), alone.primal.nan_to_num(7.0))
+    for name, rows in vars(together.duals).items():
+        assert torch.equal(rows.nan_to_num(7.0), getattr(alone.duals, name).nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("trouble", ["setup", "update", "solve"])
+def test_trouble_in_rows_is_left_to_single_samples(trouble, monkeypatch):
+    data = random_qp(3, **SIZES)
+    problem = declare(data, ["q"])
+    values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
+    expected, calls = Opened(problem).solve(6, values), []
+
+    class Failing(daqp.Model):
+        def solve(self):
+            calls.append(1)
+            if trouble == "solve" and len(calls) == 4:
+                raise RuntimeError("planted")
+            return super().solve()
+
+        def update(self, **data):
+            calls.append(1)
+            if trouble == "update" and len(calls) == 4:
+                return -5
+            return super().update(**data)
+
+        def setup(self, *data):
+            calls.append(1)
+            return (-5, 0.0) if trouble == "setup" and len(calls) == 1 else super().setup(*data)
+
+    monkeypatch.setattr(daqp, "Model", Failing)
+    found = Opened(problem).solve(6, values)
+    assert found.status == expected.status
+    assert torch.equal(found.primal, expected.primal)
 
 
 @pytest.mark.parametrize("P", [None, torch.diag(torch.tensor([0.0, 1.0])).double()])

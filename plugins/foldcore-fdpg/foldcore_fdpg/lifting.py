@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foldcore import accelerate, recover_subgradient
 
-from .dual_problem import DualProblem, matrix_of
+from .dual_problem import DualProblem
 
 _SINGULAR = 1e-12
 """Squared relative size of a Cholesky pivot below which rows of D at zero count as dependent."""
@@ -56,7 +56,7 @@ def _lift_at(
     w, regular = _on_active_set(dual, free, fixed)
     doubtful = ~regular | (w.abs() > bound * (1 + 1e-9)).any(-1)
     if bool(doubtful.any()):
-        matrix = matrix_of(dual.terms, x)
+        matrix = dual.matrix.expand(x.shape[0], -1, -1)
         for i in torch.nonzero(doubtful).flatten().tolist():
             w[i] = _fit(matrix[i], gradient[i], free[i], fixed[i], bound[i])
         w = torch.where(doubtful[:, None], _settled(dual, w, bound, free), w)
@@ -66,7 +66,7 @@ def _lift_at(
 def _on_active_set(dual: DualProblem, free: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
     """Solve (D x(w))_i = 0 over the free i, by one batched Cholesky of the masked D P⁻¹ Dᵀ."""
     mask = free.to(fixed.dtype)
-    gram = mask.unsqueeze(-1) * dual.gram() * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
+    gram = mask.unsqueeze(-1) * dual.gram * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
     factor, info = torch.linalg.cholesky_ex(gram)
     pivots = torch.diagonal(factor, dim1=-2, dim2=-1).amin(-1) ** 2
     size = torch.diagonal(gram, dim1=-2, dim2=-1).amax(-1)
@@ -99,12 +99,11 @@ def _fit(matrix: Tensor, gradient: Tensor, free: Tensor, fixed: Tensor, bound: T
 
 def _settled(dual: DualProblem, w: Tensor, bound: Tensor, free: Tensor) -> Tensor:
     """Undo what the point's own error left in a fitted w: dual steps near it, rows off zero held."""
-    step_size = _inverse(1.05 * dual.curvature())
-    mask = free.to(w.dtype)
+    step_size = _inverse(1.05 * dual.curvature)
+    held, image, low = step_size[:, None] * free.to(w.dtype), dual.image_map(), -bound
 
     def step(state: Tensor) -> Tensor:
-        moved = state - step_size[:, None] * mask * dual.terms.image(dual.primal(state))
-        return moved.minimum(bound).maximum(-bound)
+        return torch.addcmul(state, held, image(state), value=-1).clamp_(low, bound)
 
     return accelerate(step, w, step_size=step_size, rtol=1e-13, atol=1e-13, max_iter=2000).state
 
@@ -112,9 +111,9 @@ def _settled(dual: DualProblem, w: Tensor, bound: Tensor, free: Tensor) -> Tenso
 def lift_general(dual: DualProblem, x: Tensor, gradient: Tensor) -> Tensor:
     """Return w for any g: minus the subgradient recovered at x, settled by dual steps."""
     start = -recover_subgradient(dual.terms, x, gradient, rtol=1e-12).value
-    step_size = _inverse(1.05 * dual.curvature())
+    step_size = _inverse(1.05 * dual.curvature)
     return accelerate(
-        lambda w: dual.descend(w, step_size),
+        dual.descent(step_size),
         start,
         step_size=step_size,
         rtol=1e-13,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    FixedPointOperator,
     InnerFold,
     ProgramStructure,
     SmoothProgram,
@@ -29,10 +30,8 @@ from foldcore import (
 
 from .config import FDPGConfig
 from .dual_problem import DualProblem
+from .jacobian import BoxStepOperator
 from .lifting import lift_absolute, lift_general
-
-_DENSE_ROWS = 1500
-"""Up to this number of rows of D a dense D P⁻¹ Dᵀ of each sample is factored to lift a solution."""
 
 
 class FDPGRule(UpdateRule):
@@ -88,7 +87,7 @@ class _BoundFDPG(BoundRule):
         self._dual = DualProblem(to_dense(data.P), data.q, program.regularizers, program.batch)
         self._config = config
         if not isinstance(config.step_size, float):
-            curvature = self._dual.curvature()
+            curvature = self._dual.curvature
             self._step_size = torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
         else:
             self._step_size = torch.full(
@@ -112,8 +111,8 @@ class _BoundFDPG(BoundRule):
         with torch.no_grad():
             x = solution.primal
             gradient = self._program.gradient(x)
-            bound = self._dual_box()
-            if bound is None or bound.shape[-1] > _DENSE_ROWS:
+            bound = self._dual.box
+            if bound is None or not self._dual.dense:
                 return lift_general(self._dual, x, gradient)
             return lift_absolute(self._dual, x, gradient, bound, self._step_size)
 
@@ -134,16 +133,15 @@ class _BoundFDPG(BoundRule):
         # On the graph of D, P and q: x depends on them directly, not only through w.
         return self._dual.primal(state)
 
+    def jacobian(self, state: Tensor) -> FixedPointOperator | None:
+        box = self._dual.box
+        if box is None or not self._dual.gram_pays:
+            return None
+        with torch.no_grad():
+            # As autograd has it: an entry that meets its bound exactly counts as free.
+            free = self._dual.unclamped(state, self._step_size).abs() <= box
+        return BoxStepOperator(self._dual.gram, free, self._step_size)
+
     def failed(self) -> Tensor | None:
         bad = self._dual.bad
         return bad.expand(self._program.batch) if bool(bad.any()) else None
-
-    def _dual_box(self) -> Tensor | None:
-        """Return the bounds |w| <= λ, (B, k), or None if g is no weighted sum of absolute values."""
-        blocks = []
-        for term, size in zip(self._program.regularizers, self._dual.terms.sizes, strict=True):
-            if not term.has_absolute_terms:
-                return None
-            _, weights = term.absolute_terms(self._program.n)
-            blocks.append(weights.expand(self._program.batch, size))
-        return torch.cat(blocks, dim=-1)

@@ -125,10 +125,10 @@ def _solve(program: SmoothProgram, *, rtol: float, atol: float, max_iter: int) -
                 "for Problem(..., regularizers=[...]) with a strongly convex quadratic objective."
             )
         # The estimate of L is from below; momentum needs a step of at most 1/L.
-        curvature = 1.05 * dual.curvature()
+        curvature = 1.05 * dual.curvature
         step_size = torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
         found = accelerate(
-            lambda w: dual.descend(w, step_size),
+            dual.descent(step_size),
             dual.zeros(),
             step_size=step_size,
             rtol=rtol,

@@ -102,7 +102,7 @@ def test_lifting_a_solution_gives_a_state_at_rest(noise: float) -> None:
 def test_large_images_are_lifted_without_a_dense_gram_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("foldcore_fdpg.rule._DENSE_ROWS", 5)
+    monkeypatch.setattr("foldcore_fdpg.dual_problem.DENSE_ROWS", 5)
     monkeypatch.setattr("foldcore_fdpg.dual_problem.DualProblem.gram", None)
     program = bind(denoiser(fc.L1(0.4, differencing(N))), 4, d=normal(4, N).cumsum(-1))
     bound = FDPGRule(FDPGConfig()).bind(program, {})

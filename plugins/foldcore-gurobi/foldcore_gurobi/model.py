@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import gurobipy as gp
 import numpy as np
 from gurobipy import GRB
@@ -9,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 
 from foldcore import (
+    BatchAnswer,
+    BatchData,
     ProblemClass,
     ProgramStructure,
     SampleAnswer,
@@ -88,6 +92,38 @@ class GurobiModel(SampleModel):
             code = getattr(error, "errno", None)
             status = Status.NONCONVEX if code == GRB.Error.Q_NOT_PSD else Status.NUMERICAL
             return SampleAnswer(status, f"Gurobi: {error}")
+
+    def solve_rows(self, batch: BatchData, changed: frozenset[str]) -> BatchAnswer | None:
+        """Solve samples that differ in q alone, and translate their multipliers together."""
+        linear = batch.rows("q") if batch.batched == {"q"} else None
+        if not isinstance(linear, np.ndarray):
+            return None
+        self._pending |= changed
+        data = batch.sample(0)
+        if self._pending & _LIMITS and _is_empty(data):
+            return None
+        verdicts, x, slopes = [], [], []
+        try:
+            for i, cost in enumerate(linear):
+                if i and not self._pending:
+                    self._x.setAttr("Obj", cost)
+                else:  # as after a sample that took another objective to judge
+                    self._send(batch.sample(i))
+                self._model.reset(1)
+                self._model.optimize()
+                verdicts.append(self._verdict(data.n))
+                if verdicts[-1][0].ok:
+                    x.append(self._x.getAttr("X"))
+                    slopes.append(self._slopes())
+        except (gp.GurobiError, ValueError):  # met again, and named, where the sample is alone
+            self._built = False
+            return None
+        known = [one for one in slopes if one is not None]
+        duals = {}
+        if known and len(known) == len(x):
+            duals = self._duals({k: np.array([one[k] for one in known]) for k in known[0]}, data)
+        points = np.array(x).reshape(-1, data.n)
+        return BatchAnswer.of_solved(verdicts, points, **duals)
 
     def close(self) -> None:
         self._model.dispose()
@@ -172,21 +208,24 @@ class GurobiModel(SampleModel):
                 row.setAttr("DStart", -multipliers[: row.size])
 
     def _answer(self, data: SampleData) -> SampleAnswer:
+        status, message, iterations = self._verdict(data.n)
+        if not status.ok:
+            return SampleAnswer(status, message, iterations)
+        slopes = self._slopes()
+        duals = {} if slopes is None else self._duals(slopes, data)
+        return SampleAnswer(status, message, iterations, self._x.getAttr("X"), **duals)
+
+    def _verdict(self, n: int) -> tuple[Status, str, int]:
+        """Return status, message and iterations of the last optimisation."""
         model, code = self._model, self._model.Status
         if code == GRB.INTERRUPTED:
             raise KeyboardInterrupt
         iterations = int(model.IterCount) + int(model.BarIterCount)
         message = _WORDS.get(code, f"status {code}")
         if code in (GRB.INF_OR_UNBD, GRB.UNBOUNDED):
-            status, settled = self._resolve_unbounded(data.n)
-            return SampleAnswer(status, f"{message}; without objective: {settled}", iterations)
-        status = _STATUS.get(message, Status.NUMERICAL)
-        if not status.ok:
-            return SampleAnswer(status, message, iterations)
-        x: Floats = self._x.getAttr("X")
-        return SampleAnswer(
-            status=status, message=message, iterations=iterations, x=x, **self._duals(data)
-        )
+            status, settled = self._resolve_unbounded(n)
+            return status, f"{message}; without objective: {settled}", iterations
+        return _STATUS.get(message, Status.NUMERICAL), message, iterations
 
     def _resolve_unbounded(self, n: int) -> tuple[Status, str]:
         """Tell infeasible from unbounded: without an objective, only the former has no solution.
@@ -207,29 +246,38 @@ class GurobiModel(SampleModel):
             return Status.UNBOUNDED, word
         return _STATUS.get(word, Status.NUMERICAL), word
 
-    def _duals(self, data: SampleData) -> dict[str, Floats]:
-        """Return multipliers; none where Gurobi has none (nonconvex, or QCPDual switched off).
+    def _slopes(self) -> dict[str, Floats] | None:
+        """Return Gurobi's Pi of A and G, RC, and QCPi under these names; None where it has none.
+
+        It has none of nonconvex problems, nor where QCPDual is switched off.
+        """
+        try:
+            found: dict[str, Floats] = {k: row.getAttr("Pi") for k, row in self._rows.items()}
+            found["RC"] = self._x.getAttr("RC")
+            if self._curved:
+                found["QCPi"] = np.array(self._model.getAttr("QCPi", list(self._curved.values())))
+        except gp.GurobiError as error:
+            if error.errno in _NO_DUALS:
+                return None
+            raise
+        return found
+
+    def _duals(self, slopes: Mapping[str, Floats], data: SampleData) -> dict[str, Floats]:
+        """Translate the slopes of one sample, or those of several in rows.
 
         Gurobi's Pi and QCPi are the objective's slopes in the right-hand sides, which is -ν and -μ; RC is
         positive at lower bounds.
         """
-        linear = data.count("h")
-        try:
-            slopes = {name: row.getAttr("Pi") for name, row in self._rows.items()}
-            reduced: Floats = self._x.getAttr("RC")
-            rows = list(self._curved.values())
-            curved = self._model.getAttr("QCPi", rows) if rows else []
-        except gp.GurobiError as error:
-            if error.errno in _NO_DUALS:
-                return {}
-            raise
-        inequality = np.zeros(linear + data.count("quadratic_r"))
+        linear, reduced = data.count("h"), slopes["RC"]
+        lead = reduced.shape[:-1]
+        inequality = np.zeros((*lead, linear + data.count("quadratic_r")))
         if "G" in slopes:
-            inequality[:linear] = np.maximum(-slopes["G"], 0.0)
-        for i, slope in zip(self._curved, curved, strict=True):
-            inequality[linear + i] = max(-slope, 0.0)
+            inequality[..., :linear] = np.maximum(-slopes["G"], 0.0)
+        if "QCPi" in slopes:
+            rows = linear + np.array(list(self._curved))
+            inequality[..., rows] = np.maximum(-slopes["QCPi"], 0.0)
         return {
-            "equality": -slopes["A"] if "A" in slopes else np.zeros(0),
+            "equality": -slopes["A"] if "A" in slopes else np.zeros((*lead, 0)),
             "inequality": inequality,
             "lower": _where(self._has_lower, reduced),
             "upper": _where(self._has_upper, -reduced),
@@ -239,7 +287,7 @@ class GurobiModel(SampleModel):
 def _where(bounded: NDArray[np.bool_], multipliers: Floats) -> Floats:
     """Return the positive parts of the multipliers of bounds that are there."""
     found: Floats = np.maximum(multipliers, 0.0)
-    found[~bounded] = 0.0
+    found[..., ~bounded] = 0.0
     return found
 
 

@@ -11,6 +11,7 @@ import gurobipy as gp
 import pytest
 import torch
 from foldcore_gurobi import GurobiConfig, GurobiSolver
+from foldcore_gurobi.model import GurobiModel
 from torch import Tensor
 
 from foldcore import (
@@ -593,3 +594,29 @@ def test_the_plugin_declares_itself():
     assert (qp.problem_class, GurobiSolver.rank(qp)) == (ProblemClass.QP, 10.0)
     for structure in (indefinite(3)[0].structure, declare_qcqp(random_qcqp(0, 1)).structure):
         assert GurobiSolver.rank(structure) == 30.0
+
+
+@pytest.mark.parametrize("curved", [False, True])
+def test_rows_are_the_answers_of_single_samples(curved, monkeypatch):
+    # Without curvature samples 1 and 4 are unbounded; two of them, so that the objective comes back.
+    n = 4
+    parts = {"quadratic_P": torch.eye(n).double()[None], "quadratic_q": torch.zeros(1, n).double()}
+    parts["quadratic_r"] = torch.ones(1).double()
+    problem = QuadraticProgram(
+        q=Param(n), G=torch.eye(n).double()[:2], h=torch.ones(2).double(), lower=0.0,
+        **(parts if curved else {}),
+    )  # fmt: skip
+    q = torch.randn(6, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q[:, 2:] = q[:, 2:].abs()
+    q[1::3, 3] = -1.0
+    together = Opened(problem).solve(6, {"q": q})
+    monkeypatch.setattr(GurobiModel, "solve_rows", lambda *_: None)
+    alone = Opened(problem).solve(6, {"q": q})
+    assert together.status == alone.status
+    unbounded = [status is Status.UNBOUNDED for status in alone.status]
+    assert unbounded == [not curved and i % 3 == 1 for i in range(6)]
+    assert together.messages == alone.messages
+    assert together.iterations == alone.iterations
+    assert torch.equal(together.primal.nan_to_num(7.0), alone.primal.nan_to_num(7.0))
+    for name, rows in vars(together.duals).items():
+        assert torch.equal(rows.nan_to_num(7.0), getattr(alone.duals, name).nan_to_num(7.0))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
-import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import osqp
 
 from foldcore import Status
 
+from . import interrupts
 from .config import OSQPConfig
 from .layout import Layout, Sample
 from .pattern import Floats
@@ -30,6 +30,8 @@ _STATUS: dict[int, Status] = {
 }
 _WITHOUT_POINT = (Status.INFEASIBLE, Status.UNBOUNDED, Status.NONCONVEX, Status.NUMERICAL)
 _LOOSEST = 1e-3
+_BRIEF = 0.2
+"""Time of one native solve (seconds) up to which a Ctrl-C can wait for its end."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class NativeModel:
         self._layout = layout
         self._native: Any = None
         self._rho_moved = False
+        self._brief = False
         self._limits: tuple[Floats, Floats] | None = None
         self._sent: dict[str, Any] = {}
 
@@ -151,11 +154,13 @@ class NativeModel:
         if settings != self._sent:
             self._native.update_settings(**settings)
             self._sent = settings
-        result = self._native.solve(raise_error=False)
+        # OSQP hears of Ctrl-C in the middle of a solve, which pays where one takes long.
+        with interrupts.held_back() if self._brief else nullcontext():
+            result = self._native.solve(raise_error=False)
         info = result.info
         if info.status_val == osqp.SolverStatus.OSQP_SIGINT:
-            # OSQP takes the signal for itself: hand it on to Python's handler of the main thread.
-            _thread.interrupt_main(signal.SIGINT)
+            interrupts.hand_on()
+        self._brief = info.solve_time < _BRIEF
         self._rho_moved |= info.rho_updates > 0
         answer = Answer(
             status=_STATUS.get(int(info.status_val), Status.NUMERICAL),

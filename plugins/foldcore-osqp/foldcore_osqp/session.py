@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +24,7 @@ from foldcore import (
     worker_model,
 )
 
+from . import interrupts
 from .config import OSQPConfig
 from .layout import Batch, Layout, Sample
 from .model import Answer, NativeModel, is_convex
@@ -107,7 +106,7 @@ class OSQPSession(Session):
             try:
                 return run_chunks(partial(_run_in_worker, task), list(samples), workers)
             finally:
-                _restore_interrupts()
+                interrupts.restore()
         model = self._model
         if model is None:
             model = self._model = NativeModel(task.config, task.layout)
@@ -141,18 +140,6 @@ def _solve_all(model: NativeModel, task: _Task, samples: Iterable[Sample]) -> li
         answers.append(model.solve(sample, resend=resend))
         resend = task.differ
     return answers
-
-
-def _restore_interrupts() -> None:
-    """Give SIGINT back to Python's handler.
-
-    OSQP takes the signal over for the time of a solve and then gives it back to whom it found:
-    where two threads solve at once, one of them finds the other, and Python would never hear of
-    Ctrl-C again.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, handler)
 
 
 def _answered(batch: Batch, size: int) -> list[Answer | None]:

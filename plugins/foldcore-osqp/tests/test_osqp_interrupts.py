@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 
+import osqp
 import pytest
+import torch
+from foldcore_osqp import interrupts
+
+import foldcore
+from foldcore.testing.problems import declare, random_qp
 
 SCRIPT = """
 import os, signal, sys, threading, time
@@ -29,7 +41,7 @@ def main():
         heard, sent = threading.Event(), []
 
         def interrupt():
-            # Again and again: one that falls into OSQP's polishing is lost within OSQP.
+            # Again and again: with other threads beside, one that falls into OSQP's polishing is lost.
             for _ in range(20):
                 sent.append(time.monotonic())
                 os.kill(os.getpid(), signal.SIGINT)
@@ -73,3 +85,124 @@ def test_an_interrupt_ends_the_batch_and_the_layer_works_on(workers, backend, tm
     assert waited, done.stdout
     assert waited[0] < 20, done.stdout  # a native call takes milliseconds: this is against hanging
     assert done.stdout.split()[-3:] == ["interrupted", "same", "heard"], done.stdout
+
+
+def layer_and_values(batch):
+    data = random_qp(0, 20, 4, 10)
+    noise = torch.randn(batch, 20, generator=torch.Generator().manual_seed(1)).double()
+    values = data["q"] + 0.3 * noise
+    build = {"problem": declare(data, ["q"]), "solver": "osqp", "rule": "newton"}
+    return (lambda: foldcore.build(build)), values
+
+
+def interrupted_status(monkeypatch, call):
+    """Let OSQP say once that it was interrupted, as where it took the signal."""
+    solve, calls = osqp.OSQP.solve, []
+
+    def taken(self, *args, **options):
+        result = solve(self, *args, **options)
+        calls.append(1)
+        if len(calls) == call:
+            result.info.status_val = osqp.SolverStatus.OSQP_SIGINT
+        return result
+
+    monkeypatch.setattr(osqp.OSQP, "solve", taken)
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_signal_that_osqp_took_is_handed_on_and_the_layer_works_on(call, monkeypatch):
+    build, q = layer_and_values(4)
+    layer = build()
+    interrupted_status(monkeypatch, call)
+    with pytest.raises(KeyboardInterrupt):
+        layer(q=q)
+    assert torch.equal(layer(q=q), build()(q=q))
+
+
+def test_a_signal_that_is_not_handed_on_would_be_noticed(monkeypatch):
+    build, q = layer_and_values(4)
+    interrupted_status(monkeypatch, 1)
+    monkeypatch.setattr(interrupts, "hand_on", lambda: None)
+    with pytest.raises(foldcore.SolveError, match="numerical"):
+        build()(q=q)
+
+
+def test_restore_gives_the_signal_back_to_python():
+    def heard():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    with tempfile.TemporaryFile() as sink:
+        faulthandler.register(signal.SIGINT, file=sink)  # a handler that Python does not know of
+        try:
+            assert not heard()
+            interrupts.restore()
+            assert heard()
+        finally:
+            faulthandler.unregister(signal.SIGINT)
+            interrupts.restore()
+
+
+def test_a_signal_is_held_back_in_the_main_thread_alone():
+    def blocked():
+        with interrupts.held_back():
+            return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+    found = []
+    thread = threading.Thread(target=lambda: found.append(blocked()))
+    thread.start()
+    thread.join()
+    assert blocked()
+    assert found == [False]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+ONCE = """
+import os, random, subprocess, sys, time
+from contextlib import nullcontext
+import torch
+import foldcore
+from foldcore_osqp import interrupts
+from foldcore.testing.problems import declare, random_qp
+
+torch.set_num_threads(1)
+if sys.argv[1] == "fault":
+    interrupts.held_back = nullcontext
+data = random_qp(0, 60, 10, 30)
+layer = foldcore.build({"problem": declare(data, ["q"]), "solver": "osqp", "rule": "newton"})
+q = data["q"].expand(16, 60)
+layer(q=q)
+threads = len(os.listdir("/proc/self/task"))
+generator, heard = random.Random(0), 0
+for _ in range(20):
+    wait = 0.05 + 0.02 * generator.random()
+    sender = subprocess.Popen(["sh", "-c", f"sleep {wait}; kill -INT {os.getpid()}"])
+    try:
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            layer(q=q)
+    except KeyboardInterrupt:
+        heard += 1
+    sender.wait()
+print(threads, heard)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+@pytest.mark.parametrize("fault", [False, True], ids=["held back", "not held back"])
+def test_with_one_thread_no_signal_is_lost(fault, tmp_path):
+    path = tmp_path / "once.py"
+    path.write_text(ONCE)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, str(path), "fault" if fault else "sound"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=alone
+    )
+    assert done.returncode == 0, done.stderr
+    threads, heard = map(int, done.stdout.split()[-2:])
+    assert threads == 1, "another thread would get what the main thread blocks"
+    assert (heard < 20) if fault else (heard == 20)

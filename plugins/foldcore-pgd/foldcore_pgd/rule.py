@@ -13,6 +13,7 @@ import torch
 
 from foldcore import (
     BoundRule,
+    GradientStep,
     InnerFold,
     Param,
     ParametricProblem,
@@ -24,10 +25,6 @@ from foldcore import (
     Sparse,
     SparseMatrix,
     UpdateRule,
-    fastest_step,
-    largest_curvature,
-    largest_eigenvalue,
-    linearise,
     recognise_set,
 )
 
@@ -83,71 +80,26 @@ class PGDRule(UpdateRule):
         build = _closed_form(program.structure)
         if build is None:
             raise TypeError("pgd: bound without an inner fold to a set without closed form.")
-        return _BoundPGD(program, self.config, build(program).prepare())
+        projection = build(program).prepare()
+        return _BoundPGD(program, self.config, projection, projection.failed)
 
 
-class _BoundPGD(BoundRule):
-    """The state is x itself."""
+class _BoundPGD(GradientStep):
+    """A gradient step and a projection; it starts inside the set."""
 
     def __init__(
         self,
         program: SmoothProgram,
         config: PGDConfig,
         project: Projection,
-        step_size: Tensor | None = None,
+        failed: Tensor | None = None,
     ) -> None:
-        self._program, self._config, self._project = program, config, project
-        self._step_size = self._global_step() if step_size is None else step_size
-
-    def _global_step(self) -> Tensor | None:
-        """Return α per sample, (1,) or (B,), where it does not depend on the point."""
-        program = self._program
-        given = self._config.step_size
-        if isinstance(given, float):
-            return torch.full((1,), given, dtype=program.dtype, device=program.device)
-        if not program.quadratic_objective:
-            return None
-        if program.data.P is None:
-            return torch.ones(1, dtype=program.dtype, device=program.device)
-        return _inverse(largest_eigenvalue(program.data.P).reshape(-1))
-
-    @property
-    def step_scale(self) -> Tensor:
-        if self._step_size is None:
-            raise TypeError("pgd: the step size of this objective is local; call at(z) first.")
-        return self._step_size
+        super().__init__(program, lambda y, step: project(y), config.step_size, failed)
+        self._project = project
 
     def initial(self, primal: Tensor | None = None) -> Tensor:
-        program = self._program
-        if primal is None:
-            primal = torch.zeros(
-                program.batch, program.n, dtype=program.dtype, device=program.device
-            )
-        return self._project(primal)
-
-    def lift(self, solution: Solution) -> Tensor:
-        return solution.primal
-
-    def at(self, state: Tensor) -> BoundRule:
-        step_size = self._step_size
-        if step_size is None:
-            step_size = _inverse(largest_curvature(self._program, state))
-        bound = self.with_step(step_size)
-        if self._config.step_size != "auto":
-            return bound
-        return self.with_step(fastest_step(linearise(bound, state), step_size))
-
-    def with_step(self, step: Tensor) -> BoundRule:
-        return _BoundPGD(self._program, self._config, self._project, step)
-
-    def step(self, state: Tensor) -> Tensor:
-        step_size = self._step_size
-        if step_size is None:
-            step_size = _inverse(largest_curvature(self._program, state))
-        return self._project(state - step_size[:, None] * self._program.gradient(state))
-
-    def primal(self, state: Tensor) -> Tensor:
-        return state
+        start = super().initial(primal)
+        return self.held(self._project(start), start)
 
     def inner_reports(self) -> Mapping[str, Solution]:
         if isinstance(self._project, _InnerProjection) and self._project.report is not None:
@@ -197,8 +149,3 @@ def _projection_problem(template: QuadraticProgram) -> QuadraticProgram:
             fields[field] = value
     n = template.n
     return QuadraticProgram(P=torch.eye(n, dtype=torch.float64), q=Param(n, name="q"), **fields)  # type: ignore[arg-type]
-
-
-def _inverse(curvature: Tensor) -> Tensor:
-    """Return 1/L, and 1 for a sample without curvature."""
-    return torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))

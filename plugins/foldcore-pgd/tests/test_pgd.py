@@ -179,3 +179,30 @@ def test_iteration_is_offered_only_where_it_converges() -> None:
     smooth = fc.Problem(2, lambda x: (x**4).sum(), lower=0.0)
     assert not PGDRule(PGDConfig()).converges(smooth.structure)
     assert PGDRule(PGDConfig(step_size=0.01)).converges(smooth.structure)
+
+
+def test_samples_of_dependent_equalities_are_held_in_place_and_reported() -> None:
+    generator = torch.Generator().manual_seed(2)
+    data = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in (("q", (3, N)), ("A", (3, 2, N)), ("b", (3, 2)))
+    }
+    data["A"][1, 1] = -data["A"][1, 0]
+    problem = fc.QuadraticProgram(
+        P=random_qp(5, N)["P"], q=fc.Param(N), A=fc.Param(2, N), b=fc.Param(2)
+    )
+    bound = bound_rule(problem, data, 3)
+    start = torch.randn(3, N, generator=generator, dtype=torch.float64)
+    for one in (bound, bound.at(start), bound.with_step(torch.full((3,), 0.1).double())):
+        assert one is not None
+        failed = one.failed()
+        assert failed is not None
+        assert failed.tolist() == [False, True, False]
+        assert torch.equal(one.initial(start)[1], start[1])
+        updated = one.step(start)
+        assert torch.equal(updated[1], start[1])
+        feasible = torch.einsum("bij,bj->bi", data["A"], updated)
+        assert torch.allclose(feasible[::2], data["b"][::2], rtol=0, atol=1e-12)
+        assert one.residual(start, updated).isinf().tolist() == [False, True, False]
+    jacobian = torch.func.jacrev(lambda z: bound.step(z).sum(0))(start)
+    assert not jacobian[:, 1].any()

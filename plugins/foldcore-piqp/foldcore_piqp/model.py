@@ -1,4 +1,4 @@
-"""PIQP for one structure: matrices converted once, every sample solved from its own set-up."""
+"""PIQP for one structure: matrices converted once, samples updated where that leaves no trace."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ _STATUS: dict[int, Status] = {
 class PIQPModel(SampleModel):
     """minimise ½ xᵀPx + cᵀx  s.t.  Ax = b, Gx <= h_u, x_l <= x <= x_u.
 
-    PIQP's update leaves traces of earlier solves in the last bits of later ones, and it erases rows
-    of G whose limit is infinite for good. Each sample is therefore set up anew in the same solver,
-    without the rows that are absent.
+    PIQP's update scales its matrices back and forth, even when it is told to keep the scaling, and
+    so leaves traces of earlier updates in the last bits of later solves; and it erases rows of G
+    whose limit is infinite for good. Each sample is therefore set up anew in the same solver,
+    without the rows that are absent. Without scaling, samples that differ in q alone are updates.
     """
 
     def __init__(self, config: PIQPConfig, structure: ProgramStructure) -> None:
@@ -49,6 +50,8 @@ class PIQPModel(SampleModel):
         self._kept: NDArray[np.bool_] | None = None
         self._reduced: Any = None
         self._convex = True
+        self._ready = False
+        self._updates = config.scaling == 0
         self._native = piqp.SparseSolver() if self._sparse else piqp.DenseSolver()
         _configure(self._native.settings, config)
 
@@ -56,6 +59,8 @@ class PIQPModel(SampleModel):
         self, data: SampleData, changed: frozenset[str], start: SampleStart | None
     ) -> SampleAnswer:
         n, p, m = data.n, data.count("b"), data.count("h")
+        if not changed <= {"q"}:
+            self._ready = False
         for name, rows in (("P", n), ("A", p), ("G", m)):
             if name in changed or name not in self._matrices:
                 self._matrices[name] = self._matrix(data, name, rows)
@@ -81,9 +86,14 @@ class PIQPModel(SampleModel):
         below = np.full(h.size, -np.inf)
         P, A = self._matrices["P"], self._matrices["A"]
         try:
-            self._native.setup(P, q, A, b, G, below, h, lower, upper)
+            if self._ready:
+                self._native.update(c=q)
+            else:
+                self._native.setup(P, q, A, b, G, below, h, lower, upper)
             found = self._native.solve()
+            self._ready = self._updates
         except (ValueError, RuntimeError, TypeError) as error:
+            self._ready = False
             return SampleAnswer(Status.NUMERICAL, f"PIQP refused the data: {error!r}")
         result = self._native.result
         status, iterations = _STATUS.get(int(found), Status.NUMERICAL), int(result.info.iter)

@@ -143,6 +143,42 @@ def test_results_do_not_depend_on_earlier_calls(varying, backend):
     assert sum(status.ok for status in together.status) >= 4
 
 
+@pytest.mark.parametrize("backend", ["dense", "sparse"])
+def test_without_scaling_samples_are_updates_of_one_set_up(backend, monkeypatch):
+    name = "DenseSolver" if backend == "dense" else "SparseSolver"
+    calls = []
+
+    class Counted(getattr(piqp, name)):
+        def setup(self, *data):
+            calls.append("setup")
+            super().setup(*data)
+
+        def update(self, **data):
+            calls.append("update")
+            super().update(**data)
+
+    monkeypatch.setattr(piqp, name, Counted)
+    data = random_qp(3, **SIZES)
+    problem = declare(data, ["q", "h"])
+    values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
+    session = Opened(problem, backend=backend, scaling=0)
+    together = session.solve(6, {**values, "h": data["h"]})
+    assert calls == ["setup"] + ["update"] * 5
+    backwards = session.solve(6, {"q": values["q"].flip(0), "h": data["h"]})
+    for i in range(6):
+        fresh = Opened(problem, backend=backend, scaling=0)
+        alone = fresh.solve(1, {"q": values["q"][i], "h": data["h"]})
+        assert same(alone, together, 0, i)
+        assert same(alone, backwards, 0, 5 - i)
+    calls.clear()
+    spread = torch.linspace(1.0, 1.1, 6).double()[:, None]
+    session.solve(6, {**values, "h": data["h"] * spread})
+    assert calls == ["setup"] * 6
+    calls.clear()
+    Opened(problem, backend=backend).solve(6, {**values, "h": data["h"]})
+    assert calls == ["setup"] * 6
+
+
 def test_a_model_with_memory_would_be_noticed(monkeypatch):
     data = random_qp(3, **SIZES)
     values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}

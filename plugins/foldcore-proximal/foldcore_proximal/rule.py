@@ -6,24 +6,19 @@ equation (6); convergence for α < 2/L: Beck, First-Order Methods in Optimizatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    GradientStep,
     Indicator,
     InnerFold,
     ProgramStructure,
-    Regularizer,
+    SetAtom,
     SmoothProgram,
-    Solution,
     UpdateRule,
-    fastest_step,
-    largest_curvature,
-    largest_eigenvalue,
-    linearise,
 )
 
 from .config import ProximalConfig
@@ -67,77 +62,22 @@ class ProximalRule(UpdateRule):
         )
 
     def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
-        return _BoundProximal(program, self.config)
+        prox, failed = _prepared(program)
+        return GradientStep(program, prox, self.config.step_size, failed)
 
 
-class _BoundProximal(BoundRule):
-    """The state is x itself."""
-
-    def __init__(
-        self, program: SmoothProgram, config: ProximalConfig, step_size: Tensor | None = None
-    ) -> None:
-        self._program, self._config = program, config
-        self._term = _term(program)
-        self._step_size = self._global_step() if step_size is None else step_size
-
-    def _global_step(self) -> Tensor | None:
-        """Return α per sample, (B,), where it does not depend on the point."""
-        program = self._program
-        ones = torch.ones(program.batch, dtype=program.dtype, device=program.device)
-        if isinstance(self._config.step_size, float):
-            return self._config.step_size * ones
-        if not program.quadratic_objective:
-            return None
-        return (
-            ones if program.data.P is None else _inverse(largest_eigenvalue(program.data.P)) * ones
-        )
-
-    @property
-    def step_scale(self) -> Tensor:
-        if self._step_size is None:
-            raise TypeError("proximal: the step size of this objective is local; call at(z) first.")
-        return self._step_size
-
-    def initial(self, primal: Tensor | None = None) -> Tensor:
-        program = self._program
-        if primal is None:
-            primal = torch.zeros(
-                program.batch, program.n, dtype=program.dtype, device=program.device
-            )
-        return primal
-
-    def lift(self, solution: Solution) -> Tensor:
-        return solution.primal
-
-    def at(self, state: Tensor) -> BoundRule:
-        step_size = self._step_size
-        if step_size is None:
-            step_size = _inverse(largest_curvature(self._program, state))
-        bound = self.with_step(step_size)
-        if self._config.step_size != "auto":
-            return bound
-        return self.with_step(fastest_step(linearise(bound, state), step_size))
-
-    def with_step(self, step: Tensor) -> BoundRule:
-        return _BoundProximal(self._program, self._config, step)
-
-    def step(self, state: Tensor) -> Tensor:
-        step_size = self._step_size
-        if step_size is None:
-            step_size = _inverse(largest_curvature(self._program, state.detach()))
-        moved = state - step_size[:, None] * self._program.gradient(state)
-        return moved if self._term is None else self._term.prox(moved, step_size)
-
-    def primal(self, state: Tensor) -> Tensor:
-        return state
-
-
-def _term(program: SmoothProgram) -> Regularizer | None:
+def _prepared(
+    program: SmoothProgram,
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor | None]:
+    """Return the proximal operator and the samples that it fails for, (B,) bool; None for none."""
+    term = program.regularizers[0] if program.regularizers else None
+    only_set: SetAtom | None = term.set_atom if isinstance(term, Indicator) else None
     if program.sets:
-        return Indicator(program.sets[0])
-    return program.regularizers[0] if program.regularizers else None
-
-
-def _inverse(curvature: Tensor) -> Tensor:
-    """Return 1/L, and 1 for a sample without curvature."""
-    return torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
+        only_set = program.sets[0]
+    if only_set is not None:
+        # Factored once here: a projection that is asked for anew factors at every step.
+        projection = only_set.prepare()
+        return (lambda y, step: projection(y)), projection.failed
+    if term is None:
+        return (lambda y, step: y), None
+    return term.prox, None

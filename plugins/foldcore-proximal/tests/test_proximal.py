@@ -276,3 +276,41 @@ def test_iteration_is_offered_only_where_it_converges() -> None:
     assert ProximalRule(ProximalConfig(step_size=0.01)).converges(quartic.structure)
     saddle = fc.Problem(2, lambda x: x[0] ** 2 - x[1] ** 2, regularizers=[fc.L1(1.0)])
     assert not ProximalRule(ProximalConfig()).converges(saddle.structure)
+
+
+@pytest.mark.parametrize("as_term", [True, False])
+def test_samples_that_have_no_projection_are_held_in_place_and_reported(as_term: bool) -> None:
+    matrix, b = normal(BATCH, 2, N, seed=3), normal(BATCH, 2, seed=4)
+    matrix[1, 1] = -matrix[1, 0]
+    affine = fc.AffineSet(fc.Param(2, N), fc.Param(2))
+    part = {"regularizers": [fc.Indicator(affine)]} if as_term else {"constraints": [affine]}
+    problem = fc.Problem(N, lambda x: (x**2).sum() / 2, **part)
+    bound = ProximalRule(ProximalConfig()).bind(bind(problem, A=matrix, b=b), {})
+    failed = bound.failed()
+    assert failed is not None
+    assert failed.tolist() == [False, True, False]
+    point = normal(BATCH, N)
+    updated = bound.step(point)
+    assert torch.equal(updated[1], point[1])
+    rows = torch.einsum("bij,bj->bi", matrix, updated)
+    assert torch.allclose(rows[::2], b[::2], rtol=0, atol=1e-12)
+    assert bound.residual(point, updated).isinf().tolist() == [False, True, False]
+    assert not torch.func.jacrev(lambda z: bound.step(z).sum(0))(point)[:, 1].any()
+
+
+def test_a_set_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    affine = fc.AffineSet(normal(2, N, seed=3), normal(2, seed=4))
+    problem = fc.Problem(N, lambda x: (x**2).sum() / 2, regularizers=[fc.Indicator(affine)])
+    program = bind(problem)
+    original, calls = torch.linalg.qr, []
+
+    def counting(given: Tensor) -> object:
+        calls.append(given.shape)
+        return original(given)
+
+    monkeypatch.setattr(torch.linalg, "qr", counting)
+    bound = ProximalRule(ProximalConfig()).bind(program, {})
+    state = normal(BATCH, N)
+    for _ in range(3):
+        state = bound.at(state).step(state)
+    assert calls == [(N, 2)]

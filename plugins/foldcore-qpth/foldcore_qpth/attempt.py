@@ -87,6 +87,9 @@ def attempt(form: StandardForm, group: Group, spread: float, config: QpthConfig)
         solve = QPFunction(
             eps=config.rtol / (LENGTH_UNIT * CURVATURE_UNIT),
             verbose=-1,
+            # qpth counts steps in which no sample of the batch improves: with its own limit of 3 a
+            # sample that stalls for a while is given up alone and solved among others.
+            notImprovedLim=config.max_iter,
             maxIter=config.max_iter,
             check_Q_spd=False,
         )

@@ -14,7 +14,7 @@ class QpthConfig(PluginConfig):
         1e-12,
         gt=0,
         description="Sum of primal residual, dual residual and gap to stop at, relative to the size "
-        "of the data (dimensionless); qpth also stops when three steps bring no progress.",
+        "of the data (dimensionless).",
     )
     max_iter: int = Field(20, ge=1, description="Largest number of interior-point steps (count).")
     check_rtol: float = Field(

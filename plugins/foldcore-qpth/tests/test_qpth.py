@@ -344,6 +344,61 @@ def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
     return data, {**failing, 5: Status.NUMERICAL, 6: Status.NUMERICAL}
 
 
+def risk_steps(batch: int, n: int = 20) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the QPs of an SQP step at a portfolio of known multipliers, and their solutions, all 0.
+
+    In natural units: prices of 0.1, variances of 1e-4, so that the row of the risk is 1e-5 beside 1
+    for the bounds, and its multiplier is 1e4.
+    """
+    generator = torch.Generator().manual_seed(0)
+    loadings = 0.0025 * (2 * torch.rand(n, 4, generator=generator, dtype=torch.float64) - 1)
+    V = loadings @ loadings.T + 1e-4 * torch.eye(n, dtype=torch.float64)
+    weights = torch.rand(batch, n, generator=generator, dtype=torch.float64)
+    held = weights > 0.4
+    x = torch.where(held, weights, 0.0)
+    x = x / x.sum(-1, keepdim=True)
+    risk = 2 * x @ V
+    mu = 1e3 * (1 + torch.rand(batch, 1, generator=generator, dtype=torch.float64))
+    lower = torch.where(held, 0.0, 1e-2 * (0.1 + weights))
+    data = {
+        "P": 2 * mu.unsqueeze(-1) * V,
+        "q": lower - 0.1 - mu * risk,
+        "A": torch.ones(batch, 1, n, dtype=torch.float64),
+        "b": torch.zeros(batch, 1, dtype=torch.float64),
+        "G": risk.unsqueeze(1),
+        "h": torch.zeros(batch, 1, dtype=torch.float64),
+        "lower": -x,
+    }
+    return data, torch.zeros_like(x)
+
+
+def test_rows_of_different_sizes_are_solved_alone_as_in_a_batch(monkeypatch):
+    """Neither by another path, nor because other samples keep qpth going."""
+    monkeypatch.setattr(session_module, "SPREADS", (0.0,))
+    data, exact = risk_steps(16)
+    together = opened(data).solve(16, data)
+    assert not together.failed, together.messages
+    for i in range(16):
+        alone = opened(one(data, i)).solve(1, one(data, i))
+        assert alone.status == (Status.OPTIMAL,), (i, alone.messages)
+        torch.testing.assert_close(alone.primal[0], together.primal[i], rtol=0, atol=1e-7)
+        torch.testing.assert_close(alone.primal, exact[i : i + 1], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e7])
+def test_the_unit_of_one_row_does_not_matter(monkeypatch, unit):
+    monkeypatch.setattr(session_module, "SPREADS", (0.0,))
+    data = random_qp(5, **SIZES, batch=4)
+    expected = opened(data).solve(4, data)
+    for rows, limits in (("G", "h"), ("A", "b")):
+        scaled = {name: value.clone() for name, value in data.items()}
+        scaled[rows][:, 0] *= unit
+        scaled[limits][:, 0] *= unit
+        found = opened(scaled).solve(4, scaled)
+        assert not found.failed, found.messages
+        torch.testing.assert_close(found.primal, expected.primal, rtol=0, atol=1e-9)
+
+
 def test_failed_samples_are_named_and_harm_no_other():
     data, expected = failing_data()
     clean = random_qp(14, **SIZES, batch=8)

@@ -75,19 +75,15 @@ class SQPRule(UpdateRule):
 class _BoundSQP(BoundRule):
     """The state is x, or (x, ν, μ, λ_lower, λ_upper), the last two only where there are such bounds.
 
-    With x alone, the multipliers are those of the lifted solution; without one (a cold start)
-    they are estimated at each step by least squares. They are constants for autograd.
+    With x alone, the multipliers of a step are those that explain its x best: the lifted solution's,
+    or an estimate by least squares. They are as accurate as x, so that polishing x polishes them; near
+    a solution their error is multiplied by d and costs a step no order. They are constants for autograd.
     """
 
-    def __init__(
-        self,
-        program: SmoothProgram,
-        config: SQPConfig,
-        fold: InnerFold,
-        frozen: tuple[Tensor, Duals] | None = None,
-    ) -> None:
+    def __init__(self, program: SmoothProgram, config: SQPConfig, fold: InnerFold) -> None:
         self._program, self._config, self._fold = program, config, fold
-        self._frozen = frozen
+        self._given: Duals | None = None
+        self._fitted: tuple[Tensor, Duals] | None = None
         self._failed: Tensor | None = None
         self._report: Solution | None = None
 
@@ -105,9 +101,9 @@ class _BoundSQP(BoundRule):
         return torch.cat([x, duals.equality, duals.inequality, *bounds], dim=-1)
 
     def _split(self, state: Tensor) -> tuple[Tensor, Duals | None]:
-        """Return x and the multipliers that belong to it, None where none are known."""
+        """Return x and the multipliers in the state, None where it has none."""
         if not self._config.dual_state:
-            return state, None if self._frozen is None else self._frozen[1]
+            return state, None
         x, equality, inequality, lower, upper = torch.split(state, self._sizes, dim=-1)
         zero = torch.zeros_like(x)
         return x, Duals(
@@ -130,16 +126,14 @@ class _BoundSQP(BoundRule):
 
     def lift(self, solution: Solution) -> Tensor:
         x = solution.primal.detach()
-        duals = best_multipliers(self._program, x, solution.duals)
-        self._frozen = (x, duals)
-        return self._join(x, duals)
+        self._given, self._fitted = solution.duals, None
+        return self._join(x, self._multipliers(x)) if self._config.dual_state else x
 
-    def at(self, state: Tensor) -> BoundRule:
-        """Return the rule with multipliers fitted to this point, where it is not the lifted one."""
-        if self._frozen is None or self._config.dual_state or torch.equal(state, self._frozen[0]):
-            return self
-        duals = best_multipliers(self._program, state, self._frozen[1])
-        return _BoundSQP(self._program, self._config, self._fold, (state, duals))
+    def _multipliers(self, x: Tensor) -> Duals:
+        """Return the multipliers that explain x (B, n) best, fitted once for each x."""
+        if self._fitted is None or not torch.equal(x, self._fitted[0]):
+            self._fitted = (x, best_multipliers(self._program, x, self._given))
+        return self._fitted[1]
 
     def primal(self, state: Tensor) -> Tensor:
         return state[:, : self._program.n]
@@ -198,7 +192,7 @@ class _BoundSQP(BoundRule):
             hessian = program.hessian(x)
             if bool(is_positive_definite(hessian).all()):
                 return {"P": hessian, "q": gradient}, None
-        duals = best_multipliers(program, x.detach(), None) if duals is None else duals
+        duals = self._multipliers(x.detach()) if duals is None else duals
         active = strictly_active(program, x.detach(), duals)
         hessian = program.lagrangian_hessian(x, _without_inactive(duals, active))
         convex = convexify(program, x, hessian, active)

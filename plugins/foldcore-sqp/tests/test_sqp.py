@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from foldcore_sqp import ScaledIdentity, SQPConfig, SQPRule
 from foldcore_sqp.convexify import convexify, is_positive_definite
-from foldcore_sqp.multipliers import StrictlyActive
+from foldcore_sqp.multipliers import StrictlyActive, best_multipliers
 from foldcore_sqp.subproblem import without_failed
 from torch import Tensor
 
@@ -250,6 +251,101 @@ def test_gradient_of_a_polished_solution_uses_multipliers_of_the_polished_point(
     solve_disc(bound_disc(wanted)).pow(3).sum().backward()
     for name, value in given.items():
         assert torch.allclose(value.grad, wanted[name].grad, rtol=1e-9, atol=1e-9), name
+
+
+FORCE, AREA = 0.05, 1e-5
+"""Units of a portfolio: prices of 0.05 and variances of 1e-5, so that multipliers are of size 1e4."""
+
+
+def small_disc() -> fc.Problem:
+    return fc.Problem(
+        N,
+        lambda x, c: FORCE * (c @ x),
+        {"c": fc.Param(N), "r": fc.Param(), "s": fc.Param()},
+        equality=lambda x, s: (x.sum() - s).reshape(1),
+        inequality=lambda x, r: (AREA * ((x**2).sum() - r)).reshape(1),
+    )
+
+
+def disc_duals(program: fc.SmoothProgram) -> fc.Duals:
+    """Of :func:`small_disc`, in closed form."""
+    c, r, s = (program.params[name] for name in ("c", "r", "s"))
+    downhill = c.mean(-1, keepdim=True) - c
+    curved = FORCE / AREA * downhill.norm(dim=-1) / 2 / (r - s**2 / N).sqrt()
+    level = -FORCE * c.mean(-1) - 2 * AREA * curved * s / N
+    none = torch.zeros_like(c)
+    return fc.Duals(level[:, None], curved[:, None], none, none)
+
+
+@pytest.mark.parametrize("error", [1e-9, 1e-5])
+def test_polishing_refines_multipliers_in_small_units(error: float) -> None:
+    """A solver's multipliers wrong by 1e-7 relative look exact beside 1; the gradient shows them."""
+
+    def rough(program: fc.SmoothProgram) -> fc.Solution:
+        x = solve_disc(program) + error * torch.linspace(-1, 1, N, dtype=torch.float64).cos()
+        duals = disc_duals(program)
+        duals = fc.Duals(**{k: v * (1 + 100 * error) for k, v in vars(duals).items()})
+        return fc.Solution(x, (fc.Status.OPTIMAL,) * len(x), duals=duals)
+
+    inner = {**INNER, "fixed_point": {"polish": 1}}
+    layer = build(small_disc(), rough, inner=inner, more={"fixed_point": {"polish": 2}})
+    given = {k: v.requires_grad_() for k, v in disc_values().items()}
+    layer(**given).pow(3).sum().backward()
+    wanted = {k: v.requires_grad_() for k, v in disc_values().items()}
+    solve_disc(bound_disc(wanted)).pow(3).sum().backward()
+    for name, value in given.items():
+        assert torch.allclose(value.grad, wanted[name].grad, rtol=1e-11, atol=1e-12), name
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_the_best_multipliers_do_not_depend_on_units(unit: float) -> None:
+    """Those of a solver, off by 1e-6 relative, are replaced whatever the units of f and g."""
+
+    def scaled(scale: float) -> tuple[fc.SmoothProgram, fc.Duals]:
+        problem = fc.Problem(
+            N,
+            lambda x, c: scale * (c @ x),
+            {"c": fc.Param(N), "r": fc.Param(), "s": fc.Param()},
+            equality=lambda x, s: (x.sum() - s).reshape(1),
+            inequality=lambda x, r: ((x**2).sum() - r).reshape(1),
+        )
+        program = problem.bind({**problem.constants, **disc_values()}, 4)
+        exact = disc_duals(program)
+        level = scale * exact.equality / FORCE
+        return program, fc.Duals(
+            level, scale * exact.inequality * AREA / FORCE, exact.lower, exact.upper
+        )
+
+    program, exact = scaled(unit)
+    given = fc.Duals(exact.equality, exact.inequality * (1 + 1e-6), exact.lower, exact.upper)
+    found = best_multipliers(program, solve_disc(program), given)
+    assert torch.allclose(found.inequality, exact.inequality, rtol=1e-12, atol=0)
+    # What is exact stays, to the bit.
+    kept = best_multipliers(program, solve_disc(program), exact)
+    assert torch.equal(kept.inequality, exact.inequality)
+
+
+def test_a_state_with_multipliers_needs_few_products_and_one_after_polishing() -> None:
+    def rough(program: fc.SmoothProgram) -> Tensor:
+        return solve_disc(program) + 1e-4 * torch.linspace(-1, 1, N, dtype=torch.float64).cos()
+
+    products = {}
+    for steps in (0, 3):
+        more = {"fixed_point": {"polish": steps}, "kkt": {"on_violation": "ignore"}}
+        layer = build(disc(), rough, dual_state=True, more=more)
+        reports: list[fc.AdjointSolution] = []
+        solve = layer.adjoint.solve
+        layer.adjoint.solve = lambda operator, cotangent, solve=solve, reports=reports: (
+            reports.append(solve(operator, cotangent)) or reports[-1]
+        )
+        given = {k: v.requires_grad_() for k, v in disc_values().items()}
+        quiet = pytest.warns(fc.CertificateWarning) if not steps else contextlib.nullcontext()
+        with quiet:
+            x = layer(**given)
+        x.pow(3).sum().backward()
+        products[steps] = int(reports[0].iterations.max())
+    assert 2 <= products[0] <= 4
+    assert products[3] == 1
 
 
 def test_batch_equals_singles() -> None:
