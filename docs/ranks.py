@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import foldcore as fc
-from foldcore.registry import adjoint_solvers, solvers, update_rules
+from foldcore.discovery import known_packages
+from foldcore.registry import Registry, adjoint_solvers, solvers, update_rules
 
 
 def examples() -> dict[str, fc.ParametricProblem]:
@@ -31,6 +34,12 @@ def examples() -> dict[str, fc.ParametricProblem]:
     }
 
 
+def published(registry: Registry[Any]) -> list[tuple[str, Any]]:
+    """Return the usable plugins of this repository, by name; a reader's own are not on the page."""
+    known = {*known_packages(registry.group), "iterate"}
+    return [item for item in sorted(registry.usable_classes().items()) if item[0] in known]
+
+
 def table() -> str:
     """Return the table in Markdown; a dash where a plugin cannot serve, 0 where it must be named."""
     problems = examples()
@@ -38,7 +47,7 @@ def table() -> str:
         "| plugin | " + " | ".join(problems) + " |",
         "|---" * (len(problems) + 1) + "|",
     ]
-    for name, solver_class in sorted(solvers.usable_classes().items()):
+    for name, solver_class in published(solvers):
         solver = solver_class(solver_class.config_class())
         cells = [
             "–"
@@ -47,14 +56,14 @@ def table() -> str:
             for p in problems.values()
         ]
         lines.append(f"| solver `{name}` | " + " | ".join(cells) + " |")
-    for name, rule_class in sorted(update_rules.usable_classes().items()):
+    for name, rule_class in published(update_rules):
         rule = rule_class(rule_class.config_class())
         cells = [
             "–" if rule.unsupported_reason(p.structure) else f"{rule_class.rank(p.structure):g}"
             for p in problems.values()
         ]
         lines.append(f"| rule `{name}` | " + " | ".join(cells) + " |")
-    for name, adjoint_class in sorted(adjoint_solvers.usable_classes().items()):
+    for name, adjoint_class in published(adjoint_solvers):
         lines.append(
             f"| adjoint `{name}` | "
             + " | ".join([f"{adjoint_class.rank:g}"] * len(problems))

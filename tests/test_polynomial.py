@@ -238,7 +238,12 @@ def under_fork(x: Tensor, p: Params) -> Tensor:
         return torch.rand(N, dtype=x.dtype) @ x
 
 
-@torch.library.custom_op("foldcore_tests::fill", mutates_args={"target"})
+# The schema is spelt out, since torch 2.4 reads none from postponed annotations.
+@torch.library.custom_op(
+    "foldcore_tests::fill",
+    mutates_args={"target"},
+    schema="(Tensor(a!) target, Tensor source) -> ()",
+)
 def fill(target: Tensor, source: Tensor) -> None:
     target.copy_(source)
 
