@@ -712,9 +712,7 @@ def check_mode() -> None:
 
 
 def check_relaxation() -> None:
-    problem = fc.QuadraticProgram(
-        P=torch.eye(N), q=fc.Param(N), lower=0.0, upper=1.0, integer=[0]
-    )
+    problem = fc.QuadraticProgram(P=torch.eye(N), q=fc.Param(N), lower=0.0, upper=1.0, integer=[0])
     parts = {"problem": problem, "solver": "osqp", "rule": "newton"}
     with pytest.raises(fc.ConfigError, match="relaxation: missing"):
         fc.build(parts)

@@ -44,7 +44,13 @@ class Block:
 
 def pages() -> list[Path]:
     """Return README.md, the pages of docs/ and the README of every plugin and contrib package."""
-    patterns = ("README.md", "docs/*.md", "docs/[!g_]*/**/*.md", "plugins/*/README.md", "contrib/*/README.md")
+    patterns = (
+        "README.md",
+        "docs/*.md",
+        "docs/[!g_]*/**/*.md",
+        "plugins/*/README.md",
+        "contrib/*/README.md",
+    )
     return [page for pattern in patterns for page in sorted(ROOT.glob(pattern))]
 
 

@@ -43,6 +43,23 @@ def rows(data: Values) -> Tensor:
     return torch.cat([data["G"], eye], dim=-2)
 
 
+class Dense(fc.AdjointSolver):
+    """The assembled system by LU, so that layers of this rule are tested without another plugin."""
+
+    api_version = 1
+    config_class = fc.PluginConfig
+
+    def __init__(self, config: fc.PluginConfig) -> None:
+        self.config = config
+
+    def solve(self, operator: fc.FixedPointOperator, cotangent: Tensor) -> fc.AdjointSolution:
+        every = torch.ones(operator.batch, dtype=torch.bool)
+        found = fc.solve_dense(operator, cotangent, every)
+        residual = cotangent - found.adjoint + operator.vjp(found.adjoint)
+        norm = torch.linalg.vector_norm(residual, dim=-1)
+        return fc.AdjointSolution(found.adjoint, norm, found.products, ~found.singular)
+
+
 @pytest.fixture(scope="module")
 def data() -> Values:
     return random_qp(0, N, P, M, batch=B)
@@ -146,7 +163,7 @@ def test_iterate_solves_random_problems_and_stops_each_sample_by_itself() -> Non
     data = random_qp(4, 12, 3, 6, batch=8)
     config = {
         "solver": {"kind": "iterate", "rtol": 1e-11, "atol": 1e-11}, "rule": "admm",
-        "adjoint": "direct",
+        "adjoint": Dense,
     }  # fmt: skip
     layer = fc.build({"problem": declare(data, data), **config})
     together = layer.solve(**data)
@@ -163,7 +180,7 @@ def test_a_linear_program_is_solved() -> None:
     data = random_qp(2, 6, 1, 4, batch=3)
     del data["P"]
     layer = fc.build(
-        {"problem": declare(data, data), "solver": "iterate", "rule": "admm", "adjoint": "direct"}
+        {"problem": declare(data, data), "solver": "iterate", "rule": "admm", "adjoint": Dense}
     )
     solution = layer.solve(**data)
     assert solution.kkt is not None
@@ -255,7 +272,7 @@ def test_failed_samples_fail_alone() -> None:
     for solver in ("iterate", lambda program: torch.full((3, 5), 0.5).double()):
         layer = fc.build(
             {"problem": declare(data, data), "solver": solver, "rule": "admm",
-             "adjoint": "direct", "on_failure": "mask",
+             "adjoint": Dense, "on_failure": "mask",
              "kkt": {"on_violation": "ignore", "reject_above": 1e9},
              "fixed_point": {"on_violation": "ignore"}}
         )  # fmt: skip
@@ -287,7 +304,7 @@ def test_float32_stays_float32(data: Values) -> None:
     assert updated.dtype == bound.primal(state.float()).dtype == torch.float32
     assert torch.allclose(updated.double(), double.step(state), rtol=1e-4, atol=1e-4)
     layer = fc.build(
-        {"problem": declare(data, data), "solver": "iterate", "rule": "admm", "adjoint": "direct"}
+        {"problem": declare(data, data), "solver": "iterate", "rule": "admm", "adjoint": Dense}
     )
     q = single["q"].clone().requires_grad_()
     x = layer(**{**single, "q": q})
@@ -319,7 +336,7 @@ def test_penalty_and_relaxation_reach_the_iteration(data: Values) -> None:
     }.items():  # fmt: skip
         layer = fc.build(
             {"problem": declare(data, data), "solver": "iterate",
-             "rule": {"kind": "admm", **options}, "adjoint": "direct"}
+             "rule": {"kind": "admm", **options}, "adjoint": Dense}
         )  # fmt: skip
         counts[name] = sum(layer.solve(**data).iterations)
     assert counts["relaxed"] < 0.8 * counts["default"]

@@ -489,10 +489,19 @@ def test_two_workers_give_what_one_gives(backend):
             assert all(same(two, one_worker, i, i) for i in good)
 
 
-def test_a_layer_can_be_pickled_after_use():
+@pytest.fixture
+def folding() -> dict[str, str]:
+    """Return the rule and adjoint solver of a folded layer; skip where one is not installed."""
+    parts = {"rule": "newton", "adjoint": "direct"}
+    for kind in parts.values():
+        pytest.importorskip(f"foldcore_{kind}", reason=f"needs foldcore-{kind}")
+    return parts
+
+
+def test_a_layer_can_be_pickled_after_use(folding):
     data = random_qp(9, 12, 3, 5)
     layer = foldcore.build(
-        {"problem": declare(data, ["q"]), "solver": {"kind": "clarabel"}, "rule": "newton"}
+        {"problem": declare(data, ["q"]), "solver": {"kind": "clarabel"}, **folding}
     )
     q = data["q"].requires_grad_()
     x = layer(q=q)
@@ -500,10 +509,10 @@ def test_a_layer_can_be_pickled_after_use():
     assert torch.equal(copy(q=q), x)
 
 
-def test_gradients_of_a_qcqp_agree_with_differences():
+def test_gradients_of_a_qcqp_agree_with_differences(folding):
     data = random_qcqp(2, 8, 2)
     problem = declared(data, ("q", "quadratic_r"))
-    layer = foldcore.build({"problem": problem, "solver": "clarabel", "rule": "newton"})
+    layer = foldcore.build({"problem": problem, "solver": "clarabel", **folding})
     inputs = (data["q"].requires_grad_(), data["quadratic_r"].requires_grad_())
     assert torch.autograd.gradcheck(
         lambda q, r: layer(q=q, quadratic_r=r), inputs, eps=1e-6, atol=1e-7

@@ -418,7 +418,8 @@ def test_two_workers_give_what_one_gives():
 
 
 def test_a_layer_is_pickled_after_use_and_differentiates():
-    pytest.importorskip("foldcore_newton", reason="needs foldcore-newton")
+    for plugin in ("newton", "direct"):
+        pytest.importorskip(f"foldcore_{plugin}", reason=f"folds with foldcore-{plugin}")
     data = random_qp(14, 8, 2, 3)
     config = {"problem": declare(data, ["q"]), "solver": {"kind": "highs"}, "rule": "newton"}
     layer = build(config)

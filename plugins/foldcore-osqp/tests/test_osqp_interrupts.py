@@ -1,4 +1,7 @@
-"""Ctrl-C ends a batch, reaches Python, and leaves a layer that works."""
+"""Ctrl-C ends a batch, reaches Python, and leaves a session that works.
+
+A layer keeps its session through an interrupt, so that what holds for a session holds for layers.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,19 @@ from contextlib import nullcontext
 import osqp
 import pytest
 import torch
-from foldcore_osqp import interrupts
+from foldcore_osqp import OSQPConfig, OSQPSolver, interrupts
+from torch import Tensor
 
-import foldcore
+from foldcore import Solution, Status
 from foldcore.testing.problems import declare, random_qp
 
 SCRIPT = """
 import os, signal, sys, threading, time
 import joblib, torch
-import foldcore
+from foldcore_osqp import OSQPConfig, OSQPSolver
 from foldcore.testing.problems import declare, random_qp
 
-KIND, WORKERS, BACKEND = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+WORKERS, BACKEND = int(sys.argv[1]), sys.argv[2]
 
 
 def main():
@@ -34,11 +38,16 @@ def main():
     data = random_qp(0, 100, 20, 50)
     noise = torch.randn(8000, 100, generator=torch.Generator().manual_seed(1)).double()
     q = data["q"] + 0.3 * noise
-    solver = {"kind": KIND, "workers": WORKERS}
-    build = lambda: foldcore.build({"problem": declare(data, ["q"]), "solver": solver, "rule": "newton"})
-    layer = build()
+    problem = declare(data, ["q"])
+    opened = lambda: OSQPSolver(OSQPConfig(workers=WORKERS)).open(problem.structure)
+
+    def solve(session, q):
+        program = problem.bind({**problem.constants, "q": q}, len(q))
+        return session.solve(program, changed=frozenset({"q"})).primal
+
+    session = opened()
     with joblib.parallel_config(backend=BACKEND):
-        layer(q=q[:4])  # workers are there before the interrupt
+        solve(session, q[:4])  # workers are there before the interrupt
         heard, sent = threading.Event(), []
 
         def interrupt():
@@ -51,14 +60,14 @@ def main():
 
         threading.Timer(0.7, interrupt).start()
         try:
-            layer(q=q)
+            solve(session, q)
         except KeyboardInterrupt:
             heard.set()
             print("waited", time.monotonic() - sent[-1])
             print("interrupted", flush=True)
-        again = layer(q=q[4:10])
+        again = solve(session, q[4:10])
     with joblib.parallel_config(backend="sequential"):
-        fresh = build()(q=q[4:10])
+        fresh = solve(opened(), q[4:10])
     print("same" if torch.equal(again, fresh) else "different", flush=True)
     try:
         os.kill(os.getpid(), signal.SIGINT)
@@ -76,10 +85,10 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("workers", "backend"), [(1, "threading"), (2, "threading"), (2, "loky")], ids=str
 )
-def test_an_interrupt_ends_the_batch_and_the_layer_works_on(workers, backend, tmp_path):
+def test_an_interrupt_ends_the_batch_and_the_session_works_on(workers, backend, tmp_path):
     path = tmp_path / "interrupted.py"
     path.write_text(SCRIPT)
-    command = [sys.executable, str(path), "osqp", str(workers), backend]
+    command = [sys.executable, str(path), str(workers), backend]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     waited = [float(line.split()[1]) for line in done.stdout.splitlines() if "waited" in line]
@@ -88,12 +97,21 @@ def test_an_interrupt_ends_the_batch_and_the_layer_works_on(workers, backend, tm
     assert done.stdout.split()[-3:] == ["interrupted", "same", "heard"], done.stdout
 
 
-def layer_and_values(batch):
-    data = random_qp(0, 20, 4, 10)
+class Opened:
+    """A session for problems that differ in q; each object has its own."""
+
+    def __init__(self) -> None:
+        self.problem = declare(random_qp(0, 20, 4, 10), ["q"])
+        self.session = OSQPSolver(OSQPConfig()).open(self.problem.structure)
+
+    def solve(self, q: Tensor) -> Solution:
+        program = self.problem.bind({**self.problem.constants, "q": q}, len(q))
+        return self.session.solve(program, changed=frozenset({"q"}))
+
+
+def values(batch: int) -> Tensor:
     noise = torch.randn(batch, 20, generator=torch.Generator().manual_seed(1)).double()
-    values = data["q"] + 0.3 * noise
-    build = {"problem": declare(data, ["q"]), "solver": "osqp", "rule": "newton"}
-    return (lambda: foldcore.build(build)), values
+    return random_qp(0, 20, 4, 10)["q"] + 0.3 * noise
 
 
 def interrupted_status(monkeypatch, call):
@@ -111,21 +129,20 @@ def interrupted_status(monkeypatch, call):
 
 
 @pytest.mark.parametrize("call", [1, 3])
-def test_a_signal_that_osqp_took_is_handed_on_and_the_layer_works_on(call, monkeypatch):
-    build, q = layer_and_values(4)
-    layer = build()
+def test_a_signal_that_osqp_took_is_handed_on_and_the_session_works_on(call, monkeypatch):
+    opened, q = Opened(), values(4)
     interrupted_status(monkeypatch, call)
     with pytest.raises(KeyboardInterrupt):
-        layer(q=q)
-    assert torch.equal(layer(q=q), build()(q=q))
+        opened.solve(q)
+    again = opened.solve(q)
+    assert again.status == (Status.OPTIMAL,) * 4
+    assert torch.equal(again.primal, Opened().solve(q).primal)
 
 
 def test_a_signal_that_is_not_handed_on_would_be_noticed(monkeypatch):
-    build, q = layer_and_values(4)
     interrupted_status(monkeypatch, 1)
     monkeypatch.setattr(interrupts, "hand_on", lambda: None)
-    with pytest.raises(foldcore.SolveError, match="numerical"):
-        build()(q=q)
+    assert Opened().solve(values(4)).status == (Status.NUMERICAL,) + (Status.OPTIMAL,) * 3
 
 
 def test_restore_gives_the_signal_back_to_python():
@@ -165,14 +182,16 @@ def test_a_signal_is_held_back_in_the_main_thread_alone():
 ONCE = """
 import os, random, subprocess, sys, time
 import torch
-import foldcore
+from foldcore_osqp import OSQPConfig, OSQPSolver
 from foldcore.testing.problems import declare, random_qp
 
 torch.set_num_threads(1)
 data = random_qp(0, 60, 10, 30)
-layer = foldcore.build({"problem": declare(data, ["q"]), "solver": "osqp", "rule": "newton"})
-q = data["q"].expand(16, 60)
-layer(q=q)
+problem = declare(data, ["q"])
+session = OSQPSolver(OSQPConfig()).open(problem.structure)
+program = problem.bind({**problem.constants, "q": data["q"].expand(16, 60)}, 16)
+solve = lambda: session.solve(program, changed=frozenset({"q"}))
+solve()
 threads = len(os.listdir("/proc/self/task"))
 generator, heard = random.Random(0), 0
 for _ in range(20):
@@ -181,7 +200,7 @@ for _ in range(20):
     try:
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            layer(q=q)
+            solve()
     except KeyboardInterrupt:
         heard += 1
     sender.wait()
@@ -206,7 +225,6 @@ def test_with_one_thread_no_signal_is_lost(tmp_path):
 
 @pytest.mark.parametrize("fault", [False, True], ids=["held back", "not held back"])
 def test_a_signal_that_osqp_would_forget_is_heard_because_it_is_held_back(fault, monkeypatch):
-    build, q = layer_and_values(4)
     solve, calls = osqp.OSQP.solve, []
 
     def forgetful(self, *args, **options):
@@ -224,8 +242,8 @@ def test_a_signal_that_osqp_would_forget_is_heard_because_it_is_held_back(fault,
     monkeypatch.setattr(osqp.OSQP, "solve", forgetful)
     if fault:
         monkeypatch.setattr(interrupts, "held_back", nullcontext)
-        build()(q=q)
+        Opened().solve(values(4))
     else:
         with pytest.raises(KeyboardInterrupt):
-            build()(q=q)
+            Opened().solve(values(4))
     assert len(calls) >= 3

@@ -95,7 +95,8 @@ SETS: dict[str, dict[str, Tensor]] = {
 def test_gradients_agree_with_the_inner_fold_and_differences(name: str, adjoint: str) -> None:
     pytest.importorskip("foldcore_osqp", reason="the inner fold is solved by foldcore-osqp")
     pytest.importorskip("foldcore_newton", reason="the inner fold uses foldcore-newton")
-    pytest.importorskip(f"foldcore_{adjoint}", reason=f"uses foldcore-{adjoint}")
+    for kind in ("direct", adjoint):
+        pytest.importorskip(f"foldcore_{kind}", reason=f"uses foldcore-{kind}")
     data = {k: v.double() for k, v in SETS[name].items()}
     P = random_qp(5, N)["P"]
     problem = fc.QuadraticProgram(

@@ -209,6 +209,7 @@ def test_local_step_of_a_smooth_objective_is_the_inverse_local_curvature() -> No
 
 
 def test_logistic_regression_with_a_group_norm_through_a_black_box() -> None:
+    pytest.importorskip("foldcore_direct", reason="uses foldcore-direct")
     features, labels = normal(20, N, seed=8), normal(20, seed=9).sign()
     problem = fc.Problem(
         N,

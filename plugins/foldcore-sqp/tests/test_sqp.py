@@ -178,7 +178,6 @@ def test_number_of_adjoint_products(options: dict[str, object], expected: int | 
     product. With (x, λ) it declares nothing: one product shows that g - (I - Φᵀ)g = Φᵀg is 0. A
     step of ½ leaves Φ = ½I, so that the iteration halves its error: to 1e-8 in 27 products.
     """
-    pytest.importorskip("foldcore_lfpi")
     layer = build(disc(), solve_disc, **options)
     counting = _Counting(layer.adjoint)
     layer.adjoint = counting

@@ -38,7 +38,12 @@ class PortfolioExperiment(Experiment[PortfolioSettings]):
             if unusable_reason(method) is not None
         ]
         first = settings.degrees[0]
-        timing: dict[str, Value] = {"part": TIMING, "method": "together", "degree": first, "seed": 0}
+        timing: dict[str, Value] = {
+            "part": TIMING,
+            "method": "together",
+            "degree": first,
+            "seed": 0,
+        }
         cells.append(Cell(timing, alone=True))
         cells += [
             Cell({"part": ACCURACY, "method": "together", "degree": degree, "seed": seed})

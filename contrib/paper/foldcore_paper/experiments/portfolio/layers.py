@@ -101,7 +101,7 @@ class FoldedPortfolio(PortfolioLayer):
         weights = torch.where(solved[:, None], solution.primal, 0.0)
         if solution.kkt is None:  # no sample of the batch was solved
             return Portfolios(weights=weights, solved=solved)
-        # Certificates of what is returned; the warnings also speak of the answer before polishing.
+        # From the certificates, which cover each sample: a warning speaks for the batch, in words.
         config = self.fold.config
         doubted = solution.kkt.residual > config.kkt.atol
         degenerate = solution.kkt.margin <= config.degeneracy.margin
