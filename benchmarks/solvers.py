@@ -16,6 +16,7 @@ from torch import Tensor
 
 import foldcore as fc
 from foldcore.defaults import solver_reason
+from foldcore.discovery import known_packages
 from foldcore.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 from foldcore.lowering import Lowering
 from foldcore.registry import solvers
@@ -182,11 +183,12 @@ def columns() -> dict[str, Callable[[type[fc.Solver]], str]]:
 
 
 def table() -> str:
-    """Return the table in Markdown, for every usable solver that runs without an update rule."""
+    """Return the table in Markdown, for every published solver usable here that runs without a rule."""
     cells = columns()
     lines = ["| solver | " + " | ".join(cells) + " |", "|---" * (len(cells) + 1) + "|"]
     for name, solver_class in sorted(solvers.usable_classes().items()):
-        if not solver_class.capabilities.needs_rule:
+        published = name in known_packages(solvers.group)
+        if published and not solver_class.capabilities.needs_rule:
             row = [cell(solver_class) for cell in cells.values()]
             lines.append(f"| `{name}` | " + " | ".join(row) + " |")
     return "\n".join(lines)

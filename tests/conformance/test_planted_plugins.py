@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ConfigDict, Field
 
 from foldcore import (
@@ -78,6 +79,14 @@ INSTALLED = [
     ("noisy", NOISY, "check_import_changes_nothing", "printed 'welcome'"),
     ("meddling", MEDDLING, "check_import_changes_nothing", "torch's default dtype"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _same_dtype() -> Iterator[None]:
+    """Undo what the meddling plugin does to this process, too: other tests run in it."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
 
 
 class Good(AdjointSolver):
