@@ -12,7 +12,7 @@ from .timing import FDPG, FOLDCORE_QPTH, MATCHED, QPTH
 
 NAMES = {
     FDPG: "f-FDPG",
-    MATCHED: "f-FDPG, residual as qpth's",
+    MATCHED: "f-FDPG, residual near qpth's",
     QPTH: "qpth",
     FOLDCORE_QPTH: "qpth in foldcore",
 }
