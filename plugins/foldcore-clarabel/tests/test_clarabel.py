@@ -23,12 +23,11 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
-    Solution,
     Sparse,
     Status,
     kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 INF = float("inf")
@@ -37,37 +36,16 @@ FIELDS = ("P", "q", "A", "b", "G", "h", "lower", "upper")
 PARTS = ("equality", "inequality", "lower", "upper")
 
 
-class Opened:
-    """A problem with its session."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = ClarabelSolver(ClarabelConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(ClarabelSolver(ClarabelConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in PARTS
-    )
 
 
 def random_qcqp(seed: int, n: int, rows: int, batch: int | None = None) -> dict[str, Tensor]:
@@ -126,7 +104,7 @@ def test_random_qps_satisfy_kkt_with_signed_duals(decades):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_qcqps_satisfy_kkt_with_signed_duals(seed):
     data = random_qcqp(seed, 20, 3)
-    problem = Opened(declared(data, ("q", "quadratic_r")))
+    problem = opened_on(declared(data, ("q", "quadratic_r")))
     factor = torch.linspace(0.5, 1.5, 16, dtype=torch.float64)[:, None]
     values = {"q": data["q"] * factor, "quadratic_r": data["quadratic_r"] * factor.flip(0)}
     solution = problem.solve(16, values)
@@ -139,8 +117,8 @@ def test_random_qcqps_satisfy_kkt_with_signed_duals(seed):
 
 def test_multipliers_of_cones_are_right_without_polishing():
     data = random_qcqp(0, 20, 3)
-    problem = Opened(declared(data, ("q",)), polishing=0)
-    polished = Opened(declared(data, ("q",))).solve(1, {"q": data["q"]})
+    problem = opened_on(declared(data, ("q",)), polishing=0)
+    polished = opened_on(declared(data, ("q",))).solve(1, {"q": data["q"]})
     solution = problem.solve(1, {"q": data["q"]})
     assert float(problem.residual(1, {"q": data["q"]}, solution)) < 1e-4
     torch.testing.assert_close(
@@ -157,7 +135,7 @@ def test_ball_in_closed_form():
     )
     q = torch.tensor([[1.0, 2.0, -1.0, 0.5], [0.3, 0.0, 0.0, 4.0]], dtype=torch.float64)
     r = torch.tensor([[1e-2], [30.0]], dtype=torch.float64)
-    solution = Opened(problem).solve(2, {"q": q, "r": r})
+    solution = opened_on(problem).solve(2, {"q": q, "r": r})
     norm, radius = q.norm(dim=-1, keepdim=True), (2 * r).sqrt()
     torch.testing.assert_close(solution.primal, -radius * q / norm, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(solution.duals.inequality, norm / radius, rtol=1e-10, atol=0)
@@ -175,7 +153,7 @@ def test_rows_without_curvature_and_of_low_rank_are_cones_too():
         "quadratic_q": torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], dtype=torch.float64),
         "quadratic_r": torch.tensor([1.0, 0.1], dtype=torch.float64),
     }
-    problem = Opened(declared(data, ("q",)))
+    problem = opened_on(declared(data, ("q",)))
     solution = problem.solve(1, {"q": data["q"]})
     assert solution.status == (Status.OPTIMAL,)
     assert float(problem.residual(1, {"q": data["q"]}, solution)) < 1e-11
@@ -189,7 +167,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Any:
         values = {"q": torch.tensor([q], dtype=torch.float64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values).duals
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values).duals
 
     limit = torch.tensor([0.25], dtype=torch.float64)
     assert float(solve(-1.0, upper=limit).upper) == pytest.approx(0.75, abs=1e-9)
@@ -228,13 +206,13 @@ def test_results_of_qps_do_not_depend_on_earlier_calls(varying):
         values["h"][1::2, 3] = INF  # another set of rows
         values["upper"][2, 4] = values["lower"][2, 4]
     problem = declare(single, varying)
-    session = Opened(problem)
+    session = opened_on(problem)
     together = session.solve(6, values)
     backwards = session.solve(6, {k: v.flip(0) for k, v in values.items()})
     for i in range(6):
-        alone = Opened(problem).solve(1, one(values, i))
-        assert same(alone, together, 0, i)
-        assert same(alone, backwards, 0, 5 - i)
+        alone = opened_on(problem).solve(1, one(values, i))
+        assert same_sample(alone, together, 0, i)
+        assert same_sample(alone, backwards, 0, 5 - i)
     assert sum(status.ok for status in together.status) >= 4
 
 
@@ -244,14 +222,14 @@ def test_results_of_qcqps_do_not_depend_on_earlier_calls(varying):
     spread = torch.linspace(0.8, 1.2, 5, dtype=torch.float64)
     values = {k: data[k] * spread.reshape(-1, *[1] * data[k].ndim) for k in varying}
     problem = declared(data, varying)
-    session = Opened(problem)
+    session = opened_on(problem)
     together = session.solve(5, values)
     backwards = session.solve(5, {k: v.flip(0) for k, v in values.items()})
     for i in range(5):
-        alone = Opened(problem).solve(1, one(values, i))
+        alone = opened_on(problem).solve(1, one(values, i))
         assert alone.status == (Status.OPTIMAL,)
-        assert same(alone, together, 0, i)
-        assert same(alone, backwards, 0, 4 - i)
+        assert same_sample(alone, together, 0, i)
+        assert same_sample(alone, backwards, 0, 4 - i)
 
 
 def test_a_model_with_memory_would_be_noticed(monkeypatch):
@@ -267,11 +245,11 @@ def test_a_model_with_memory_would_be_noticed(monkeypatch):
     monkeypatch.setattr(clarabel, "DefaultSolver", own)
     fresh = []
     for own.sample in range(4):
-        fresh.append(Opened(problem).solve(1, one(values, own.sample)))
+        fresh.append(opened_on(problem).solve(1, one(values, own.sample)))
     own.sample = 0
-    together = Opened(problem).solve(4, values)
+    together = opened_on(problem).solve(4, values)
     assert zeros is np.zeros
-    assert not all(same(fresh[i], together, 0, i) for i in range(4))
+    assert not all(same_sample(fresh[i], together, 0, i) for i in range(4))
 
 
 def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
@@ -298,7 +276,7 @@ def test_failed_samples_are_named_and_harm_no_other():
     for i in range(8):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert (i in expected) or same(solution, reference, i, i)
+        assert (i in expected) or same_sample(solution, reference, i, i)
 
 
 def test_an_indefinite_quadratic_row_is_named_and_harms_no_other():
@@ -306,17 +284,17 @@ def test_an_indefinite_quadratic_row_is_named_and_harms_no_other():
     values = {"quadratic_P": data["quadratic_P"].repeat(3, 1, 1, 1)}
     values["quadratic_P"][1, 0] -= torch.eye(10, dtype=torch.float64)
     problem = declared(data, ("quadratic_P",))
-    solution = Opened(problem).solve(3, values)
+    solution = opened_on(problem).solve(3, values)
     assert solution.status == (Status.OPTIMAL, Status.NONCONVEX, Status.OPTIMAL)
     assert "quadratic row" in solution.messages[1]
-    alone = Opened(problem).solve(1, one(values, 0))
-    assert all(same(alone, solution, 0, i) for i in (0, 2))
+    alone = opened_on(problem).solve(1, one(values, 0))
+    assert all(same_sample(alone, solution, 0, i) for i in (0, 2))
 
 
 def test_a_refusal_lasts_until_the_refused_part_changes():
     data = random_qcqp(3, 10, 2)
     bad = dict(data, quadratic_P=data["quadratic_P"] - torch.eye(10, dtype=torch.float64))
-    problem = Opened(declared(data, tuple(data)))
+    problem = opened_on(declared(data, tuple(data)))
 
     def status(values: dict[str, Tensor], changed: set[str]) -> Status:
         program = problem.bind(1, values)
@@ -337,7 +315,7 @@ def test_an_indefinite_sparse_hessian_is_named():
         upper=1.0,
     )
     values = torch.tensor([[1.0, -1e-3, 1.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
-    solution = Opened(problem).solve(2, {"P": values})
+    solution = opened_on(problem).solve(2, {"P": values})
     assert solution.status == (Status.NONCONVEX, Status.OPTIMAL)
 
 
@@ -356,12 +334,12 @@ def test_an_exception_of_clarabel_is_that_samples_own(monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 def test_an_unbounded_program_is_named():
     q = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    solution = Opened(QuadraticProgram(q=Param(2), lower=0.0)).solve(1, {"q": q})
+    solution = opened_on(QuadraticProgram(q=Param(2), lower=0.0)).solve(1, {"q": q})
     assert solution.status == (Status.UNBOUNDED,)
     assert solution.messages == ("DualInfeasible",)
 
@@ -369,7 +347,7 @@ def test_an_unbounded_program_is_named():
 def test_an_infeasible_qcqp_is_named():
     data = random_qcqp(3, 10, 2)
     values = {"quadratic_r": torch.tensor([[1.0, -100.0], [1.0, 1.0]], dtype=torch.float64)}
-    solution = Opened(declared(data, ("quadratic_r",))).solve(2, values)
+    solution = opened_on(declared(data, ("quadratic_r",))).solve(2, values)
     assert solution.status == (Status.INFEASIBLE, Status.OPTIMAL)
     assert solution.messages[0] == "PrimalInfeasible"
 
@@ -378,10 +356,10 @@ def test_an_infinite_quadratic_limit_is_absent():
     data = random_qcqp(3, 10, 2)
     values = {"quadratic_r": data["quadratic_r"].repeat(2, 1)}
     values["quadratic_r"][1, 0] = INF
-    solution = Opened(declared(data, ("quadratic_r",))).solve(2, values)
+    solution = opened_on(declared(data, ("quadratic_r",))).solve(2, values)
     assert float(solution.duals.inequality[1, 5]) == 0
     reduced = {k: v[1:] if k.startswith("quadratic") else v for k, v in data.items()}
-    without = Opened(declared(reduced, ("quadratic_r",)))
+    without = opened_on(declared(reduced, ("quadratic_r",)))
     without = without.solve(1, {"quadratic_r": reduced["quadratic_r"]})
     torch.testing.assert_close(solution.primal[1], without.primal[0], rtol=0, atol=1e-10)
 
@@ -394,7 +372,7 @@ def test_infinite_limits_are_absent(constant):
     data["upper"][1::3] = INF
     data["lower"][5], data["upper"][5] = -INF, INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -424,7 +402,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
         rows, cols = data[name].abs().sum(0).nonzero().T
         fields[name] = Sparse(rows, cols, data[name].shape[1:], Param(rows.numel(), name=name))
         values[name] = data[name][:, rows, cols]
-    solution = Opened(QuadraticProgram(**fields)).solve(3, values)
+    solution = opened_on(QuadraticProgram(**fields)).solve(3, values)
     torch.testing.assert_close(solution.primal, reference.primal, rtol=0, atol=1e-9)
 
 
@@ -442,7 +420,7 @@ def test_shared_and_batched_data_mix(batched):
     }
     left, right = opened(single).solve(4, mixed), opened(single).solve(4, expanded)
     assert set(left.status) == {Status.OPTIMAL}
-    assert all(same(left, right, i, i) for i in range(4))
+    assert all(same_sample(left, right, i, i) for i in range(4))
 
 
 def test_dtype_is_kept_and_numbers_are_solved_in_double_precision():
@@ -458,22 +436,22 @@ def test_dtype_is_kept_and_numbers_are_solved_in_double_precision():
 def test_inputs_are_not_touched_nor_kept():
     data = random_qcqp(8, 10, 2)
     before = {k: v.clone() for k, v in data.items()}
-    problem = Opened(declared(data, tuple(data)))
+    problem = opened_on(declared(data, tuple(data)))
     first = problem.solve(1, data)
     kept = first.primal.clone()
     assert all(torch.equal(data[k], before[k]) for k in data)
     for value in data.values():
         value.zero_()
-    assert same(first, problem.solve(1, before))
+    assert same_sample(first, problem.solve(1, before))
     assert torch.equal(first.primal, kept)
 
 
 def test_small_programs_work():
     one_by_one, two = torch.ones(1, 1, dtype=torch.float64), torch.tensor([2.0]).double()
     free = QuadraticProgram(P=one_by_one, q=Param(1))
-    assert float(Opened(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-10)
+    assert float(opened_on(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-10)
     bounded = QuadraticProgram(P=one_by_one, q=Param(1), lower=-1.0)
-    assert float(Opened(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-10)
+    assert float(opened_on(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-10)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
@@ -486,7 +464,7 @@ def test_two_workers_give_what_one_gives(backend):
             two = problem.solve(8, data)
             assert two.status == one_worker.status
             good = [i for i in range(8) if i not in expected]
-            assert all(same(two, one_worker, i, i) for i in good)
+            assert all(same_sample(two, one_worker, i, i) for i in good)
 
 
 @pytest.fixture
@@ -536,7 +514,7 @@ def test_cone_tol_and_polishing_have_an_effect():
     data = random_qcqp(2, 20, 3)
 
     def solved(**options: float) -> tuple[int, float]:
-        problem = Opened(declared(data, ("q",)), **options)
+        problem = opened_on(declared(data, ("q",)), **options)
         solution = problem.solve(1, {"q": data["q"]})
         return sum(solution.iterations), float(problem.residual(1, {"q": data["q"]}, solution))
 
@@ -631,13 +609,13 @@ def test_rows_are_the_answers_of_single_samples(polishing, monkeypatch):
         quadratic_r=torch.full((1,), 0.05, dtype=torch.float64),
     )
     values = {"q": torch.randn(batch, n, generator=generator, dtype=torch.float64)}
-    iterations = sorted(Opened(problem).solve(batch, values).iterations)
+    iterations = sorted(opened_on(problem).solve(batch, values).iterations)
     assert iterations[0] < iterations[-1]
     options = {"polishing": polishing, "max_iter": iterations[10]}
-    together = Opened(problem, **options).solve(batch, values)
-    part = Opened(problem, **options).solve(3, {"q": values["q"][5:8]})
+    together = opened_on(problem, **options).solve(batch, values)
+    part = opened_on(problem, **options).solve(3, {"q": values["q"][5:8]})
     monkeypatch.setattr(ClarabelModel, "solve_rows", lambda *_: None)
-    alone = Opened(problem, **options).solve(batch, values)
+    alone = opened_on(problem, **options).solve(batch, values)
     assert together.status == alone.status
     assert set(alone.status) == {Status.OPTIMAL, Status.ITERATION_LIMIT}
     assert together.messages == alone.messages

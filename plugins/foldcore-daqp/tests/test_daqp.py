@@ -21,12 +21,11 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
     Solution,
     Sparse,
     Status,
-    kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 INF = float("inf")
@@ -35,37 +34,16 @@ FIELDS = ("P", "q", "A", "b", "G", "h", "lower", "upper")
 PARTS = ("equality", "inequality", "lower", "upper")
 
 
-class Opened:
-    """A problem with its session."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = DAQPSolver(DAQPConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(DAQPSolver(DAQPConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in PARTS
-    )
 
 
 def singular(seed: int, batch: int, rank: int = 20) -> dict[str, Tensor]:
@@ -106,7 +84,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Solution:
         values = {"q": torch.tensor([q], dtype=torch.float64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values)
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values)
 
     limit = torch.tensor([0.25], dtype=torch.float64)
     assert float(solve(-1.0, upper=limit).duals.upper) == pytest.approx(0.75, abs=1e-14)
@@ -140,13 +118,13 @@ def test_results_do_not_depend_on_earlier_calls(varying, eq_reduction):
         spread = 1 + 0.02 * torch.arange(6, dtype=torch.float64)
         values = {k: single[k] * spread.reshape(-1, *[1] * single[k].ndim) for k in varying}
     problem = declare(single, varying)
-    session = Opened(problem, eq_reduction=eq_reduction)
+    session = opened_on(problem, eq_reduction=eq_reduction)
     together = session.solve(6, values)
     backwards = session.solve(6, {k: v.flip(0) for k, v in values.items()})
     for i in range(6):
-        alone = Opened(problem, eq_reduction=eq_reduction).solve(1, one(values, i))
-        assert same(alone, together, 0, i)
-        assert same(alone, backwards, 0, 5 - i)
+        alone = opened_on(problem, eq_reduction=eq_reduction).solve(1, one(values, i))
+        assert same_sample(alone, together, 0, i)
+        assert same_sample(alone, backwards, 0, 5 - i)
     assert sum(status.ok for status in together.status) >= 4
 
 
@@ -155,7 +133,7 @@ def test_singular_and_definite_samples_do_not_depend_on_each_other():
     data = {k: torch.stack([definite[k], flat[k]], 1).flatten(0, 1) for k in definite}
     together = opened(data).solve(8, data)
     for i in range(8):
-        assert same(opened(data).solve(1, one(data, i)), together, 0, i)
+        assert same_sample(opened(data).solve(1, one(data, i)), together, 0, i)
 
 
 @pytest.mark.parametrize("fault", ["hot start", "vectors once"])
@@ -163,7 +141,7 @@ def test_a_model_with_memory_would_be_noticed(fault, monkeypatch):
     data = random_qp(3, **SIZES)
     values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
     problem = declare(data, ["q"])
-    fresh = [Opened(problem, eq_reduction="off").solve(1, one(values, i)) for i in range(6)]
+    fresh = [opened_on(problem, eq_reduction="off").solve(1, one(values, i)) for i in range(6)]
     update, calls = Buffers.arguments, []
 
     def forgetful(self, changed, sense):
@@ -174,8 +152,8 @@ def test_a_model_with_memory_would_be_noticed(fault, monkeypatch):
         return {} if len(calls) == 1 else update(self, changed, sense)
 
     monkeypatch.setattr(Buffers, "arguments", forgetful)
-    together = Opened(problem, eq_reduction="off").solve(6, values)
-    assert not all(same(fresh[i], together, 0, i) for i in range(6))
+    together = opened_on(problem, eq_reduction="off").solve(6, values)
+    assert not all(same_sample(fresh[i], together, 0, i) for i in range(6))
 
 
 @pytest.mark.parametrize("kind", ["definite", "singular", "lp"])
@@ -189,11 +167,11 @@ def test_a_warm_start_is_used_and_leaves_no_trace(kind):
     assert sum(warm.iterations) < sum(cold.iterations)
     assert float((warm.primal - cold.primal).abs().max()) < 1e-9
     assert float(problem.residual(3, data, warm).max()) < 1e-9
-    assert same(problem.solve(3, data), cold)
+    assert same_sample(problem.solve(3, data), cold)
     primal_only = Solution(cold.primal, cold.status)
     assert problem.solve(3, data, warm=primal_only).status == cold.status
     broken = Solution(cold.primal * float("nan"), cold.status)
-    assert same(problem.solve(3, data, warm=broken), cold)
+    assert same_sample(problem.solve(3, data, warm=broken), cold)
 
 
 def test_a_wrong_warm_start_does_no_harm():
@@ -229,13 +207,13 @@ def test_failed_samples_are_named_and_harm_no_other():
     for i in range(8):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert (i in expected) or same(solution, reference, i, i)
+        assert (i in expected) or same_sample(solution, reference, i, i)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_constants_are_sent_after_a_first_call_of_nothing_but_nan(workers):
     data = random_qp(5, **SIZES)
-    problem = Opened(declare(data, ["q"]), workers=workers)
+    problem = opened_on(declare(data, ["q"]), workers=workers)
     q = data["q"].repeat(2, 1)
     with joblib.parallel_config(backend="threading"):
         refused = problem.solve(2, {"q": q * float("nan")})
@@ -261,7 +239,7 @@ def test_an_exception_of_daqp_is_that_samples_own(monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 @pytest.mark.parametrize("varying", [FIELDS, ("q",)])
@@ -271,7 +249,7 @@ def test_nan_under_a_good_status_is_numerical(varying, monkeypatch):
     duals = Buffers.duals
     monkeypatch.setattr(Buffers, "duals", lambda self, lam: duals(self, lam * float("nan")))
     values = {name: torch.stack([data[name]] * 2) for name in varying}
-    solution = Opened(declare(data, varying)).solve(2, values)
+    solution = opened_on(declare(data, varying)).solve(2, values)
     assert set(solution.status) == {Status.NUMERICAL}
     assert "NaN" in solution.messages[0]
 
@@ -282,11 +260,11 @@ def test_rows_are_the_answers_of_single_samples(bounds, eq_reduction, monkeypatc
     data = random_qp(3, 30, 4, 20, bounds=bounds)
     noise = torch.randn(12, 30, generator=torch.Generator().manual_seed(0)).double()
     problem, values = declare(data, ["q"]), {"q": data["q"] + noise}
-    iterations = sorted(Opened(problem, eq_reduction=eq_reduction).solve(12, values).iterations)
+    iterations = sorted(opened_on(problem, eq_reduction=eq_reduction).solve(12, values).iterations)
     options = {"eq_reduction": eq_reduction, "max_iter": iterations[6]}
-    together = Opened(problem, **options).solve(12, values)
+    together = opened_on(problem, **options).solve(12, values)
     monkeypatch.setattr(DAQPModel, "solve_rows", lambda *_: None)
-    alone = Opened(problem, **options).solve(12, values)
+    alone = opened_on(problem, **options).solve(12, values)
     assert together.status == alone.status
     assert set(alone.status) == {Status.OPTIMAL, Status.ITERATION_LIMIT}
     assert together.messages == alone.messages
@@ -301,7 +279,7 @@ def test_trouble_in_rows_is_left_to_single_samples(trouble, monkeypatch):
     data = random_qp(3, **SIZES)
     problem = declare(data, ["q"])
     values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
-    expected, calls = Opened(problem).solve(6, values), []
+    expected, calls = opened_on(problem).solve(6, values), []
 
     class Failing(daqp.Model):
         def solve(self):
@@ -321,7 +299,7 @@ def test_trouble_in_rows_is_left_to_single_samples(trouble, monkeypatch):
             return (-5, 0.0) if trouble == "setup" and len(calls) == 1 else super().setup(*data)
 
     monkeypatch.setattr(daqp, "Model", Failing)
-    found = Opened(problem).solve(6, values)
+    found = opened_on(problem).solve(6, values)
     assert found.status == expected.status
     assert torch.equal(found.primal, expected.primal)
 
@@ -329,7 +307,7 @@ def test_trouble_in_rows_is_left_to_single_samples(trouble, monkeypatch):
 @pytest.mark.parametrize("P", [None, torch.diag(torch.tensor([0.0, 1.0])).double()])
 def test_an_unbounded_program_is_named(P):
     q = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    solution = Opened(QuadraticProgram(P=P, q=Param(2), lower=0.0)).solve(1, {"q": q})
+    solution = opened_on(QuadraticProgram(P=P, q=Param(2), lower=0.0)).solve(1, {"q": q})
     assert solution.status == (Status.UNBOUNDED,)
     assert "unbounded" in solution.messages[0]
 
@@ -339,7 +317,7 @@ def test_contradicting_equalities_are_infeasible_and_repeated_ones_are_not():
     eye = torch.eye(2, dtype=torch.float64)
     problem = QuadraticProgram(P=eye, q=torch.zeros(2).double(), A=A, b=Param(2))
     b = torch.tensor([[1.0, 2.0], [1.0, 3.0]], dtype=torch.float64)
-    solution = Opened(problem).solve(2, {"b": b})
+    solution = opened_on(problem).solve(2, {"b": b})
     assert solution.status == (Status.OPTIMAL, Status.INFEASIBLE)
     torch.testing.assert_close(solution.primal[0], torch.full((2,), 0.5).double())
 
@@ -352,7 +330,7 @@ def test_infinite_limits_are_absent(constant):
     data["upper"][1::3] = INF
     data["lower"][5], data["upper"][5] = -INF, INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -383,8 +361,8 @@ def test_sparse_data_give_the_solution_of_dense_data():
         fields[name] = Sparse(rows, cols, data[name].shape[1:], Param(rows.numel(), name=name))
         values[name] = data[name][:, rows, cols]
     problem = QuadraticProgram(**fields)
-    solution = Opened(problem).solve(3, values)
-    assert all(same(solution, reference, i, i) for i in range(3))
+    solution = opened_on(problem).solve(3, values)
+    assert all(same_sample(solution, reference, i, i) for i in range(3))
     assert DAQPSolver.rank(problem.structure) < DAQPSolver.rank(
         declare(data, data.keys()).structure
     )
@@ -404,7 +382,7 @@ def test_shared_and_batched_data_mix(batched):
     }
     left, right = opened(single).solve(4, mixed), opened(single).solve(4, expanded)
     assert set(left.status) == {Status.OPTIMAL}
-    assert all(same(left, right, i, i) for i in range(4))
+    assert all(same_sample(left, right, i, i) for i in range(4))
 
 
 def test_dtype_is_kept_and_numbers_are_solved_in_double_precision():
@@ -428,16 +406,16 @@ def test_inputs_are_not_touched_nor_kept(kind):
     for value in data.values():
         value.zero_()
     again = problem.solve(3, before)
-    assert same(first, again)
+    assert same_sample(first, again)
     assert torch.equal(first.primal, kept)
 
 
 def test_small_programs_work():
     one_by_one, two = torch.ones(1, 1, dtype=torch.float64), torch.tensor([2.0]).double()
     free = QuadraticProgram(P=one_by_one, q=Param(1))
-    assert float(Opened(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-14)
+    assert float(opened_on(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-14)
     bounded = QuadraticProgram(P=one_by_one, q=Param(1), lower=-1.0)
-    assert float(Opened(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-14)
+    assert float(opened_on(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-14)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
@@ -450,7 +428,7 @@ def test_two_workers_give_what_one_gives(backend):
             two = problem.solve(8, data)
             assert two.status == one_worker.status
             good = [i for i in range(8) if i not in expected]
-            assert all(same(two, one_worker, i, i) for i in good)
+            assert all(same_sample(two, one_worker, i, i) for i in good)
 
 
 @pytest.fixture
@@ -528,7 +506,7 @@ def test_eq_reduction_reaches_daqp(monkeypatch):
     monkeypatch.setattr(daqp, "Model", Recorded)
     data = random_qp(9, 12, 3, 5)
     for option in ("auto", "on", "off"):
-        Opened(declare(data, ["q"]), eq_reduction=option).solve(1, {"q": data["q"]})
+        opened_on(declare(data, ["q"]), eq_reduction=option).solve(1, {"q": data["q"]})
         opened(data, eq_reduction=option).solve(1, data)
     assert seen == [1, 0, 1, 1, -1, -1]
 

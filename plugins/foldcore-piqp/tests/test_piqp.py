@@ -21,12 +21,11 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
-    Solution,
     Sparse,
     Status,
     kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 INF = float("inf")
@@ -35,37 +34,16 @@ FIELDS = ("P", "q", "A", "b", "G", "h", "lower", "upper")
 PARTS = ("equality", "inequality", "lower", "upper")
 
 
-class Opened:
-    """A problem with its session."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = PIQPSolver(PIQPConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(PIQPSolver(PIQPConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in PARTS
-    )
 
 
 @pytest.mark.parametrize("backend", ["dense", "sparse"])
@@ -94,7 +72,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Any:
         values = {"q": torch.tensor([q], dtype=torch.float64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values).duals
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values).duals
 
     limit = torch.tensor([0.25], dtype=torch.float64)
     assert float(solve(-1.0, upper=limit).upper) == pytest.approx(0.75, abs=1e-9)
@@ -133,13 +111,13 @@ def test_results_do_not_depend_on_earlier_calls(varying, backend):
         values["h"][1::2, 3] = INF  # another set of rows
         values["upper"][2, 4] = values["lower"][2, 4]
     problem = declare(single, varying)
-    session = Opened(problem, backend=backend)
+    session = opened_on(problem, backend=backend)
     together = session.solve(6, values)
     backwards = session.solve(6, {k: v.flip(0) for k, v in values.items()})
     for i in range(6):
-        alone = Opened(problem, backend=backend).solve(1, one(values, i))
-        assert same(alone, together, 0, i)
-        assert same(alone, backwards, 0, 5 - i)
+        alone = opened_on(problem, backend=backend).solve(1, one(values, i))
+        assert same_sample(alone, together, 0, i)
+        assert same_sample(alone, backwards, 0, 5 - i)
     assert sum(status.ok for status in together.status) >= 4
 
 
@@ -161,21 +139,21 @@ def test_without_scaling_samples_are_updates_of_one_set_up(backend, monkeypatch)
     data = random_qp(3, **SIZES)
     problem = declare(data, ["q", "h"])
     values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
-    session = Opened(problem, backend=backend, scaling=0)
+    session = opened_on(problem, backend=backend, scaling=0)
     together = session.solve(6, {**values, "h": data["h"]})
     assert calls == ["setup"] + ["update"] * 5
     backwards = session.solve(6, {"q": values["q"].flip(0), "h": data["h"]})
     for i in range(6):
-        fresh = Opened(problem, backend=backend, scaling=0)
+        fresh = opened_on(problem, backend=backend, scaling=0)
         alone = fresh.solve(1, {"q": values["q"][i], "h": data["h"]})
-        assert same(alone, together, 0, i)
-        assert same(alone, backwards, 0, 5 - i)
+        assert same_sample(alone, together, 0, i)
+        assert same_sample(alone, backwards, 0, 5 - i)
     calls.clear()
     spread = torch.linspace(1.0, 1.1, 6).double()[:, None]
     session.solve(6, {**values, "h": data["h"] * spread})
     assert calls == ["setup"] * 6
     calls.clear()
-    Opened(problem, backend=backend).solve(6, {**values, "h": data["h"]})
+    opened_on(problem, backend=backend).solve(6, {**values, "h": data["h"]})
     assert calls == ["setup"] * 6
 
 
@@ -183,7 +161,7 @@ def test_a_model_with_memory_would_be_noticed(monkeypatch):
     data = random_qp(3, **SIZES)
     values = {"q": data["q"] * torch.linspace(0.8, 1.2, 6).double()[:, None]}
     problem = declare(data, ["q"])
-    fresh = [Opened(problem).solve(1, one(values, i)) for i in range(6)]
+    fresh = [opened_on(problem).solve(1, one(values, i)) for i in range(6)]
 
     class Updated(piqp.DenseSolver):
         ready = False
@@ -196,8 +174,8 @@ def test_a_model_with_memory_would_be_noticed(monkeypatch):
             self.ready = True
 
     monkeypatch.setattr(piqp, "DenseSolver", Updated)
-    together = Opened(problem).solve(6, values)
-    assert not all(same(fresh[i], together, 0, i) for i in range(6))
+    together = opened_on(problem).solve(6, values)
+    assert not all(same_sample(fresh[i], together, 0, i) for i in range(6))
 
 
 def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
@@ -224,7 +202,7 @@ def test_failed_samples_are_named_and_harm_no_other():
     for i in range(8):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert (i in expected) or same(solution, reference, i, i)
+        assert (i in expected) or same_sample(solution, reference, i, i)
 
 
 def test_an_indefinite_sparse_hessian_is_named():
@@ -236,7 +214,7 @@ def test_an_indefinite_sparse_hessian_is_named():
         upper=1.0,
     )
     values = torch.tensor([[1.0, -1e-3, 1.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
-    solution = Opened(problem).solve(2, {"P": values})
+    solution = opened_on(problem).solve(2, {"P": values})
     assert solution.status == (Status.NONCONVEX, Status.OPTIMAL)
 
 
@@ -256,14 +234,14 @@ def test_an_exception_of_piqp_is_that_samples_own(monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 @pytest.mark.parametrize("backend", ["dense", "sparse"])
 def test_an_unbounded_program_is_named(backend):
     q = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     problem = QuadraticProgram(q=Param(2), lower=0.0)
-    solution = Opened(problem, backend=backend).solve(1, {"q": q})
+    solution = opened_on(problem, backend=backend).solve(1, {"q": q})
     assert solution.status == (Status.UNBOUNDED,)
     assert solution.messages == ("PIQP_DUAL_INFEASIBLE",)
 
@@ -284,7 +262,7 @@ def test_infinite_limits_are_absent(constant):
     data["upper"][1::3] = INF
     data["lower"][5], data["upper"][5] = -INF, INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -314,7 +292,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
         rows, cols = data[name].abs().sum(0).nonzero().T
         fields[name] = Sparse(rows, cols, data[name].shape[1:], Param(rows.numel(), name=name))
         values[name] = data[name][:, rows, cols]
-    solution = Opened(QuadraticProgram(**fields)).solve(3, values)
+    solution = opened_on(QuadraticProgram(**fields)).solve(3, values)
     torch.testing.assert_close(solution.primal, reference.primal, rtol=0, atol=1e-8)
 
 
@@ -332,7 +310,7 @@ def test_shared_and_batched_data_mix(batched):
     }
     left, right = opened(single).solve(4, mixed), opened(single).solve(4, expanded)
     assert set(left.status) == {Status.OPTIMAL}
-    assert all(same(left, right, i, i) for i in range(4))
+    assert all(same_sample(left, right, i, i) for i in range(4))
 
 
 def test_dtype_is_kept_and_numbers_are_solved_in_double_precision():
@@ -355,16 +333,16 @@ def test_inputs_are_not_touched_nor_kept():
     for value in data.values():
         value.zero_()
     again = problem.solve(3, before)
-    assert same(first, again)
+    assert same_sample(first, again)
     assert torch.equal(first.primal, kept)
 
 
 def test_small_programs_work():
     one_by_one, two = torch.ones(1, 1, dtype=torch.float64), torch.tensor([2.0]).double()
     free = QuadraticProgram(P=one_by_one, q=Param(1))
-    assert float(Opened(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-10)
+    assert float(opened_on(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-10)
     bounded = QuadraticProgram(P=one_by_one, q=Param(1), lower=-1.0)
-    assert float(Opened(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-10)
+    assert float(opened_on(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-10)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
@@ -377,7 +355,7 @@ def test_two_workers_give_what_one_gives(backend):
             two = problem.solve(8, data)
             assert two.status == one_worker.status
             good = [i for i in range(8) if i not in expected]
-            assert all(same(two, one_worker, i, i) for i in good)
+            assert all(same_sample(two, one_worker, i, i) for i in good)
 
 
 @pytest.fixture
@@ -437,7 +415,7 @@ def test_backend_has_an_effect(monkeypatch):
     )
     for problem in (declare(data, ["q"]), sparse):
         for backend in ("auto", "dense", "sparse"):
-            solution = Opened(problem, backend=backend).solve(1, {"q": data["q"]})
+            solution = opened_on(problem, backend=backend).solve(1, {"q": data["q"]})
             assert solution.status == (Status.OPTIMAL,)
     dense, other = "DenseSolver", "SparseSolver"
     assert seen == [dense, dense, other, other, dense, other]
