@@ -18,13 +18,13 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
     Solution,
     Sparse,
     Status,
     build,
     kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 REASON = GurobiSolver.unusable_reason()
@@ -34,27 +34,12 @@ INF, F64 = float("inf"), torch.float64
 SIZES = {"n": 30, "n_equality": 10, "n_inequality": 15}
 
 
-class Opened:
-    """A problem with its session: ``solve(batch, values)`` binds and solves."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = GurobiSolver(GurobiConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(GurobiSolver(GurobiConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def linear(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,13 +48,6 @@ def linear(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    parts = ("equality", "inequality", "lower", "upper")
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in parts
-    )
 
 
 def random_qcqp(seed: int, batch: int) -> dict[str, Tensor]:
@@ -113,7 +91,7 @@ def test_random_lps_and_qps_satisfy_kkt_with_signed_duals(kind, decades):
 
 def test_random_qcqps_satisfy_kkt_with_signed_duals():
     data = random_qcqp(2, 20)
-    problem = Opened(declare_qcqp(data))
+    problem = opened_on(declare_qcqp(data))
     assert problem.problem.structure.problem_class is ProblemClass.QCQP
     solution = problem.solve(20, data)
     assert set(solution.status) == {Status.OPTIMAL}
@@ -134,7 +112,7 @@ def test_a_ball_in_closed_form():
         quadratic_r=Param(1),
     )
     values = {"q": c, "quadratic_r": torch.tensor([[r], [2 * r], [r]], dtype=F64)}
-    solution = Opened(problem).solve(3, values)
+    solution = opened_on(problem).solve(3, values)
     length = (2 * values["quadratic_r"]).sqrt()
     torch.testing.assert_close(solution.primal, -c * length / 5, rtol=0, atol=1e-9)
     torch.testing.assert_close(solution.duals.inequality, 5 / length, rtol=1e-8, atol=0)
@@ -147,7 +125,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Solution:
         values = {"q": torch.tensor([q], dtype=F64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values)
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values)
 
     limit = torch.tensor([0.25], dtype=F64)
     assert float(solve(-1.0, upper=limit).duals.upper) == pytest.approx(0.75, abs=1e-12)
@@ -167,13 +145,13 @@ def test_results_do_not_depend_on_history(varying, kind):
     values = {k: many[k] if varying == "all" else _spread(many[k][0], k) for k in names}
     fields = {k: Param(*v.shape[1:], psd=True) if k in names else v[0] for k, v in many.items()}
     problem = QuadraticProgram(**fields)
-    together = Opened(problem).solve(6, values)
+    together = opened_on(problem).solve(6, values)
     assert set(together.status) == {Status.OPTIMAL}
-    backwards = Opened(problem)
+    backwards = opened_on(problem)
     for i in reversed(range(6)):
-        fresh = Opened(problem).solve(1, one(values, i))
-        assert same(fresh, together, 0, i)
-        assert same(fresh, backwards.solve(1, one(values, i)))
+        fresh = opened_on(problem).solve(1, one(values, i))
+        assert same_sample(fresh, together, 0, i)
+        assert same_sample(fresh, backwards.solve(1, one(values, i)))
 
 
 def _spread(value: Tensor, name: str) -> Tensor:
@@ -193,14 +171,14 @@ def test_a_model_with_memory_would_be_noticed(monkeypatch):
     tie = torch.ones(1, n, dtype=F64)
     leaning = torch.tensor([[3.0, 3, 3, 3, 3, 1]], dtype=F64)
     options = {"parameters": {"Presolve": 0}}
-    fresh = Opened(problem, **options).solve(1, {"q": tie})
-    used = Opened(problem, **options)
+    fresh = opened_on(problem, **options).solve(1, {"q": tie})
+    used = opened_on(problem, **options)
     used.solve(1, {"q": leaning})
-    assert same(used.solve(1, {"q": tie}), fresh)
+    assert same_sample(used.solve(1, {"q": tie}), fresh)
     monkeypatch.setattr(gp.Model, "reset", lambda self, everything=0: None)
-    used = Opened(problem, **options)
+    used = opened_on(problem, **options)
     used.solve(1, {"q": leaning})
-    assert not same(used.solve(1, {"q": tie}), fresh)
+    assert not same_sample(used.solve(1, {"q": tie}), fresh)
 
 
 @pytest.mark.parametrize("kind", ["lp", "qp"])
@@ -213,15 +191,15 @@ def test_a_warm_start_is_used_by_lps_and_leaves_no_trace(kind):
     if kind == "lp":
         assert sum(warm.iterations) < sum(cold.iterations) / 2
     torch.testing.assert_close(warm.primal, cold.primal, rtol=0, atol=1e-8)
-    assert same(problem.solve(3, data), cold)
+    assert same_sample(problem.solve(3, data), cold)
     assert problem.solve(3, data, warm=Solution(cold.primal, cold.status)).status == cold.status
     broken = Solution(cold.primal * float("nan"), cold.status)
-    assert same(problem.solve(3, data, warm=broken), cold)
+    assert same_sample(problem.solve(3, data, warm=broken), cold)
 
 
 def test_a_search_starts_from_a_given_solution(capfd):
     problem, values = indefinite(12)
-    session = Opened(problem, parameters={"OutputFlag": 1})
+    session = opened_on(problem, parameters={"OutputFlag": 1})
     cold = session.solve(1, values)
     assert "MIP start" not in capfd.readouterr().out
     warm = session.solve(1, values, warm=cold)
@@ -242,7 +220,7 @@ def test_a_nonconvex_qcqp_in_closed_form():
         quadratic_r=-torch.full((1,), 0.5, dtype=F64),
     )
     assert problem.structure.problem_class is ProblemClass.NONCONVEX_QCQP
-    bounded = Opened(problem)
+    bounded = opened_on(problem)
     solution = bounded.solve(2, {"q": -p})
     assert solution.status == (Status.OPTIMAL,) * 2
     assert solution.duals is None
@@ -268,7 +246,7 @@ def test_only_what_changed_is_sent(monkeypatch):
     varying = ("q", "b", "h", "lower", "upper", "quadratic_r")
     fields = {k: Param(*v.shape[1:]) if k in varying else v[0] for k, v in data.items()}
     values = {k: _spread(data[k][0], k)[:3] for k in varying}
-    problem = Opened(QuadraticProgram(**fields))
+    problem = opened_on(QuadraticProgram(**fields))
     solution = problem.solve(3, values)
     problem.solve(3, values)
     assert calls == ["addMConstr"] * 2 + ["setMObjective"] + ["addMQConstr"] * 2
@@ -294,7 +272,7 @@ def test_failed_samples_are_named_and_harm_no_other():
     for i in range(9):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert i in expected or same(solution, reference, i, i)
+        assert i in expected or same_sample(solution, reference, i, i)
 
 
 def test_a_failed_first_sample_does_not_keep_shared_data_back():
@@ -302,10 +280,10 @@ def test_a_failed_first_sample_does_not_keep_shared_data_back():
     single = {k: v[0] for k, v in data.items()}
     q = data["q"].clone()
     q[0, 0] = float("nan")
-    solution = Opened(declare(single, ["q"])).solve(3, {"q": q})
-    reference = Opened(declare(single, ["q"])).solve(3, {"q": data["q"]})
+    solution = opened_on(declare(single, ["q"])).solve(3, {"q": q})
+    reference = opened_on(declare(single, ["q"])).solve(3, {"q": data["q"]})
     assert solution.status == (Status.NUMERICAL, Status.OPTIMAL, Status.OPTIMAL)
-    assert all(same(solution, reference, i, i) for i in (1, 2))
+    assert all(same_sample(solution, reference, i, i) for i in (1, 2))
 
 
 def test_an_exception_of_gurobi_is_that_samples_own(monkeypatch):
@@ -323,7 +301,7 @@ def test_an_exception_of_gurobi_is_that_samples_own(monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 def quadratic_rows(limit: float) -> dict[str, Tensor]:
@@ -351,7 +329,7 @@ EQUAL = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=F64)
     ],
 )
 def test_infeasible_and_unbounded_are_told_apart(fields, status):
-    problem = Opened(QuadraticProgram(q=Param(2), **fields))
+    problem = opened_on(QuadraticProgram(q=Param(2), **fields))
     values = {"q": torch.tensor([[-1.0, -1.0], [0.0, 0.0]], dtype=F64)}
     solution = problem.solve(2, values)
     assert solution.status[0] is status, solution.messages
@@ -368,7 +346,7 @@ def test_infinite_limits_are_absent(constant):
     data["lower"][::3] = -INF
     data["upper"][1::3] = INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -381,7 +359,7 @@ def test_infinite_limits_are_absent(constant):
 def test_quadratic_rows_come_and_go_with_their_limit():
     data = random_qcqp(8, 4)
     data["quadratic_r"][1, 0] = data["quadratic_r"][2] = INF
-    problem = Opened(declare_qcqp(data))
+    problem = opened_on(declare_qcqp(data))
     solution = problem.solve(4, data)
     assert set(solution.status) == {Status.OPTIMAL}
     assert float(problem.residual(4, data, solution).max()) < 1e-4
@@ -406,7 +384,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
         rows, cols = data[name].abs().sum(0).nonzero().T
         fields[name] = Sparse(rows, cols, data[name].shape[1:], Param(rows.numel(), name=name))
         values[name] = data[name][:, rows, cols]
-    solution = Opened(QuadraticProgram(**fields)).solve(3, values)
+    solution = opened_on(QuadraticProgram(**fields)).solve(3, values)
     assert solution.status == (Status.OPTIMAL,) * 3
     torch.testing.assert_close(solution.primal, reference.primal, rtol=0, atol=1e-10)
     torch.testing.assert_close(
@@ -429,7 +407,7 @@ def test_two_workers_give_what_one_gives():
     alone, shared = opened(data).solve(9, data), opened(data, workers=2).solve(9, data)
     assert alone.status == shared.status
     assert alone.messages == shared.messages
-    assert all(same(alone, shared, i, i) for i in range(9) if i not in expected)
+    assert all(same_sample(alone, shared, i, i) for i in range(9) if i not in expected)
 
 
 def test_a_layer_is_pickled_after_use():
@@ -462,7 +440,7 @@ def test_rtol_has_an_effect():
     assert iterations(OPTION_DATA, **barrier, rtol=1e-2) < iterations(OPTION_DATA, **barrier)
     data = random_qcqp(2, 4)
     counts = [
-        sum(Opened(declare_qcqp(data), rtol=r).solve(4, data).iterations) for r in (1e-2, 1e-9)
+        sum(opened_on(declare_qcqp(data), rtol=r).solve(4, data).iterations) for r in (1e-2, 1e-9)
     ]
     assert counts[0] < counts[1]
 
@@ -478,22 +456,22 @@ def test_atol_has_an_effect():
         h=torch.ones(1, dtype=F64),
     )
     values = {"q": torch.ones(1, dtype=F64)}
-    assert Opened(problem).solve(1, values).status == (Status.INFEASIBLE,)
-    assert Opened(problem, atol=1e-2).solve(1, values).status == (Status.OPTIMAL,)
+    assert opened_on(problem).solve(1, values).status == (Status.INFEASIBLE,)
+    assert opened_on(problem, atol=1e-2).solve(1, values).status == (Status.OPTIMAL,)
 
 
 @pytest.mark.parametrize("kind", ["lp", "qp", "barrier", "qcqp", "nonconvex"])
 def test_max_iter_has_an_effect(kind):
     if kind == "nonconvex":
         problem, values = indefinite(20)
-        solution = Opened(problem, max_iter=1).solve(1, values)
+        solution = opened_on(problem, max_iter=1).solve(1, values)
         assert solution.messages == ("NODE_LIMIT",)
     else:
         data = random_qcqp(2, 2) if kind == "qcqp" else random_qp(15, **SIZES, batch=2)
         data = linear(data) if kind == "lp" else data
         options = {"parameters": {"Method": 2}} if kind == "barrier" else {}
         problem = declare_qcqp(data) if kind == "qcqp" else declare(data, data.keys())
-        solution = Opened(problem, max_iter=1, **options).solve(2, data)
+        solution = opened_on(problem, max_iter=1, **options).solve(2, data)
     assert set(solution.status) == {Status.ITERATION_LIMIT}
 
 
@@ -501,13 +479,16 @@ def test_time_limit_has_an_effect():
     solution = opened(OPTION_DATA, time_limit=1e-9).solve(4, OPTION_DATA)
     assert set(solution.status) == {Status.TIME_LIMIT}
     problem, values = indefinite(40)
-    found = Opened(problem, time_limit=0.1).solve(1, values)
+    found = opened_on(problem, time_limit=0.1).solve(1, values)
     assert (found.status, found.messages) == ((Status.TIME_LIMIT,), ("TIME_LIMIT",))
 
 
 def test_mip_gap_has_an_effect():
     problem, values = indefinite(20)
-    exact, rough = Opened(problem).solve(1, values), Opened(problem, mip_gap=0.9).solve(1, values)
+    exact, rough = (
+        opened_on(problem).solve(1, values),
+        opened_on(problem, mip_gap=0.9).solve(1, values),
+    )
     assert rough.status == exact.status == (Status.OPTIMAL,)
     assert rough.iterations[0] < exact.iterations[0]
 
@@ -516,7 +497,7 @@ def test_threads_reach_gurobi(capfd):
     for options, shown in (({"threads": 2}, 2), ({}, 1)):
         solver = GurobiSolver(GurobiConfig(**options, parameters={"OutputFlag": 1}))
         session = solver.open(declare(OPTION_DATA, OPTION_DATA.keys()).structure)
-        problem = Opened(declare(OPTION_DATA, OPTION_DATA.keys()))
+        problem = opened_on(declare(OPTION_DATA, OPTION_DATA.keys()))
         problem.session = session
         problem.solve(4, OPTION_DATA)
         assert f"Threads  {shown}" in capfd.readouterr().out
@@ -529,7 +510,7 @@ def test_parameters_reach_gurobi_and_win():
     assert iterations(OPTION_DATA, parameters={"Method": 0}) != iterations(OPTION_DATA)
     limited = opened(OPTION_DATA, time_limit=100, parameters={"timelimit": 1e-9})
     assert set(limited.solve(4, OPTION_DATA).status) == {Status.TIME_LIMIT}
-    convex_only = Opened(indefinite(5)[0], parameters={"NonConvex": 0})
+    convex_only = opened_on(indefinite(5)[0], parameters={"NonConvex": 0})
     assert convex_only.solve(1, indefinite(5)[1]).status == (Status.NONCONVEX,)
 
 
@@ -567,7 +548,7 @@ def test_the_size_limit_of_a_licence_is_the_samples_message():
         pytest.skip("the licence here has no size limit")
     n = 250
     problem = QuadraticProgram(P=torch.eye(n, dtype=F64), q=Param(n))
-    solution = Opened(problem).solve(2, {"q": torch.ones(2, n, dtype=F64)})
+    solution = opened_on(problem).solve(2, {"q": torch.ones(2, n, dtype=F64)})
     assert set(solution.status) == {Status.NUMERICAL}
     assert all("size-limited" in message for message in solution.messages)
 
@@ -610,9 +591,9 @@ def test_rows_are_the_answers_of_single_samples(curved, monkeypatch):
     q = torch.randn(6, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q[:, 2:] = q[:, 2:].abs()
     q[1::3, 3] = -1.0
-    together = Opened(problem).solve(6, {"q": q})
+    together = opened_on(problem).solve(6, {"q": q})
     monkeypatch.setattr(GurobiModel, "solve_rows", lambda *_: None)
-    alone = Opened(problem).solve(6, {"q": q})
+    alone = opened_on(problem).solve(6, {"q": q})
     assert together.status == alone.status
     unbounded = [status is Status.UNBOUNDED for status in alone.status]
     assert unbounded == [not curved and i % 3 == 1 for i in range(6)]

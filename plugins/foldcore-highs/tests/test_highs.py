@@ -19,13 +19,13 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
     Solution,
     Sparse,
     Status,
     build,
     kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 INF, F64 = float("inf"), torch.float64
@@ -33,27 +33,12 @@ SIZES = {"n": 30, "n_equality": 10, "n_inequality": 15}
 METHODS = ["choose", "simplex", "ipm", "pdlp"]
 
 
-class Opened:
-    """A problem with its session: ``solve(batch, values)`` binds and solves."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = HighsSolver(HighsConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(HighsSolver(HighsConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def linear(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,13 +47,6 @@ def linear(data: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    parts = ("equality", "inequality", "lower", "upper")
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in parts
-    )
 
 
 @pytest.mark.parametrize("decades", [0.0, 2.0, 4.0])
@@ -108,7 +86,7 @@ def test_qps_that_highs_gives_up_are_solved_in_other_units(monkeypatch):
     solution = problem.solve(1, data)
     assert solution.status == (Status.OPTIMAL,)
     assert float(problem.residual(1, data, solution)) < 1e-11
-    assert same(problem.solve(1, data), solution)
+    assert same_sample(problem.solve(1, data), solution)
     monkeypatch.setattr("foldcore_highs.model.BOUND_SCALES", ())
     refused = opened(data).solve(1, data)
     assert (refused.status, refused.messages) == ((Status.NUMERICAL,), ("Solve error",))
@@ -121,7 +99,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Solution:
         values = {"q": torch.tensor([q], dtype=F64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values)
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values)
 
     limit = torch.tensor([0.25], dtype=F64)
     assert float(solve(-1.0, upper=limit).duals.upper) == pytest.approx(0.75, abs=1e-12)
@@ -144,7 +122,7 @@ def test_signs_of_duals_in_closed_form():
     ],
 )
 def test_semidefinite_hessians_are_solved_as_given(hessian, q, lower, status, value):
-    problem = Opened(
+    problem = opened_on(
         QuadraticProgram(P=torch.tensor(hessian, dtype=F64), q=Param(2), lower=lower, upper=-lower)
     )
     values = {"q": torch.tensor(q, dtype=F64)}
@@ -158,7 +136,7 @@ def test_semidefinite_hessians_are_solved_as_given(hessian, q, lower, status, va
     # The proximal steps leave nothing behind.
     again = problem.solve(1, values)
     assert again.status == solution.status
-    assert status is not Status.OPTIMAL or same(again, solution)
+    assert status is not Status.OPTIMAL or same_sample(again, solution)
 
 
 @pytest.mark.parametrize("kind", ["lp", "qp"])
@@ -170,13 +148,13 @@ def test_results_do_not_depend_on_history(varying, kind):
     names = {"q": ["q"], "vectors": ["q", "b", "h", "lower", "upper"]}.get(varying, [*single])
     values = {k: many[k] if varying == "all" else _spread(single[k], k) for k in names}
     problem = declare({**single, **values}, names)
-    together = Opened(problem).solve(6, values)
+    together = opened_on(problem).solve(6, values)
     assert set(together.status) == {Status.OPTIMAL}
-    backwards = Opened(problem)
+    backwards = opened_on(problem)
     for i in reversed(range(6)):
-        fresh = Opened(problem).solve(1, one(values, i))
-        assert same(fresh, together, 0, i)
-        assert same(fresh, backwards.solve(1, one(values, i)))
+        fresh = opened_on(problem).solve(1, one(values, i))
+        assert same_sample(fresh, together, 0, i)
+        assert same_sample(fresh, backwards.solve(1, one(values, i)))
 
 
 def _spread(value: Tensor, name: str) -> Tensor:
@@ -194,15 +172,15 @@ def test_a_model_with_memory_would_be_noticed(monkeypatch):
     problem = QuadraticProgram(**base, lower=0.0)
     tie = torch.ones(1, n, dtype=F64)
     leaning = torch.tensor([[3.0, 3, 3, 3, 3, 1]], dtype=F64)
-    fresh = Opened(problem).solve(1, {"q": tie})
-    used = Opened(problem)
+    fresh = opened_on(problem).solve(1, {"q": tie})
+    used = opened_on(problem)
     used.solve(1, {"q": leaning})
-    assert same(used.solve(1, {"q": tie}), fresh)
+    assert same_sample(used.solve(1, {"q": tie}), fresh)
     kept = highspy.HighsStatus.kOk
     monkeypatch.setattr(highspy.Highs, "clearSolver", lambda self: kept)
-    used = Opened(problem)
+    used = opened_on(problem)
     used.solve(1, {"q": leaning})
-    assert not same(used.solve(1, {"q": tie}), fresh)
+    assert not same_sample(used.solve(1, {"q": tie}), fresh)
 
 
 def test_only_what_changed_is_sent(monkeypatch):
@@ -217,7 +195,7 @@ def test_only_what_changed_is_sent(monkeypatch):
         monkeypatch.setattr(highspy.Highs, name, spy)
     data = random_qp(4, **SIZES, batch=3)
     single = {k: v[0] for k, v in data.items()}
-    problem = Opened(declare(single, ["q"]))
+    problem = opened_on(declare(single, ["q"]))
     problem.solve(3, {"q": data["q"]})
     problem.solve(3, {"q": data["q"]})
     assert calls == ["passModel", "passHessian", *["changeColsCost"] * 5]
@@ -230,9 +208,9 @@ def test_a_warm_start_is_used_by_lps_and_leaves_no_trace():
     warm = problem.solve(3, data, warm=cold)
     assert sum(warm.iterations) < sum(cold.iterations) / 2
     torch.testing.assert_close(warm.primal, cold.primal, rtol=0, atol=1e-9)
-    assert same(problem.solve(3, data), cold)
+    assert same_sample(problem.solve(3, data), cold)
     broken = Solution(cold.primal * float("nan"), cold.status)
-    assert same(problem.solve(3, data, warm=broken), cold)
+    assert same_sample(problem.solve(3, data, warm=broken), cold)
 
 
 def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
@@ -256,12 +234,12 @@ def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
 def test_failed_samples_are_named_and_harm_no_other():
     data, expected = failing_data()
     clean = random_qp(5, **SIZES, batch=9)
-    problem = Opened(declare(data, data.keys(), psd=False))
+    problem = opened_on(declare(data, data.keys(), psd=False))
     solution, reference = problem.solve(9, data), opened(clean).solve(9, clean)
     for i in range(9):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert i in expected or same(solution, reference, i, i)
+        assert i in expected or same_sample(solution, reference, i, i)
 
 
 def test_a_failed_first_sample_does_not_keep_shared_data_back():
@@ -269,10 +247,10 @@ def test_a_failed_first_sample_does_not_keep_shared_data_back():
     single = {k: v[0] for k, v in data.items()}
     q = data["q"].clone()
     q[0, 0] = float("nan")
-    solution = Opened(declare(single, ["q"])).solve(3, {"q": q})
-    reference = Opened(declare(single, ["q"])).solve(3, {"q": data["q"]})
+    solution = opened_on(declare(single, ["q"])).solve(3, {"q": q})
+    reference = opened_on(declare(single, ["q"])).solve(3, {"q": data["q"]})
     assert solution.status == (Status.NUMERICAL, Status.OPTIMAL, Status.OPTIMAL)
-    assert all(same(solution, reference, i, i) for i in (1, 2))
+    assert all(same_sample(solution, reference, i, i) for i in (1, 2))
 
 
 @pytest.mark.parametrize("how", ["exception", "refusal"])
@@ -293,7 +271,7 @@ def test_trouble_inside_highs_is_that_samples_own(how, monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert {"exception": "planted", "refusal": "P was refused"}[how] in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 def test_a_good_status_with_nan_is_not_believed(monkeypatch):
@@ -315,9 +293,9 @@ def test_infeasible_and_unbounded_at_once_is_infeasible():
     rows = torch.tensor([[1.0, -1.0], [1.0, -1.0]], dtype=F64)
     problem = QuadraticProgram(q=Param(2), A=rows, b=torch.tensor([0.0, 1.0], dtype=F64))
     values = {"q": torch.tensor([-1.0, -1.0], dtype=F64)}
-    assert Opened(problem).solve(1, values).status == (Status.INFEASIBLE,)
+    assert opened_on(problem).solve(1, values).status == (Status.INFEASIBLE,)
     feasible = QuadraticProgram(q=Param(2), A=rows, b=torch.zeros(2, dtype=F64))
-    opened_once = Opened(feasible)
+    opened_once = opened_on(feasible)
     assert opened_once.solve(1, values).status == (Status.UNBOUNDED,)
     balanced = {"q": torch.tensor([-1.0, 1.0], dtype=F64)}
     assert opened_once.solve(1, balanced).status == (Status.OPTIMAL,)
@@ -336,11 +314,11 @@ def test_an_indefinite_sparse_hessian_is_named(batched):
     bad = torch.tensor([1.0, 2.0, 2.0, 1.0, 1.0], dtype=F64)
     good = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0], dtype=F64)
     if batched:
-        solution = Opened(problem).solve(2, {"P": torch.stack([bad, good])})
+        solution = opened_on(problem).solve(2, {"P": torch.stack([bad, good])})
         assert solution.status == (Status.NONCONVEX, Status.OPTIMAL)
     else:
-        assert Opened(problem).solve(2, {"P": bad}).status == (Status.NONCONVEX,) * 2
-        assert Opened(problem).solve(2, {"P": good}).status == (Status.OPTIMAL,) * 2
+        assert opened_on(problem).solve(2, {"P": bad}).status == (Status.NONCONVEX,) * 2
+        assert opened_on(problem).solve(2, {"P": good}).status == (Status.OPTIMAL,) * 2
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -351,7 +329,7 @@ def test_infinite_limits_are_absent(constant):
     data["upper"][1::3] = INF
     data["lower"][5], data["upper"][5] = -INF, INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -380,7 +358,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
         rows, cols = dense.abs().sum(0).nonzero().T
         fields[name] = Sparse(rows, cols, dense.shape[1:], Param(rows.numel(), name=name))
         values[name] = dense[:, rows, cols]
-    solution = Opened(QuadraticProgram(**fields)).solve(3, values)
+    solution = opened_on(QuadraticProgram(**fields)).solve(3, values)
     assert solution.status == (Status.OPTIMAL,) * 3
     torch.testing.assert_close(solution.primal, reference.primal, rtol=0, atol=1e-11)
     torch.testing.assert_close(
@@ -390,7 +368,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
 
 def test_a_constant_that_changes_after_all_is_taken_up():
     data = random_qp(11, 12, 3, 5)
-    problem = Opened(declare(data, ["q"]))
+    problem = opened_on(declare(data, ["q"]))
     problem.solve(1, {"q": data["q"]})
     other = random_qp(12, 12, 3, 5)
     program = problem.problem.bind({**problem.problem.constants, **other}, 1)
@@ -411,10 +389,10 @@ def test_dtype_is_kept_and_inputs_are_untouched():
 def test_two_workers_give_what_one_gives():
     data, expected = failing_data()
     problem = declare(data, data.keys(), psd=False)
-    alone, shared = Opened(problem).solve(9, data), Opened(problem, workers=2).solve(9, data)
+    alone, shared = opened_on(problem).solve(9, data), opened_on(problem, workers=2).solve(9, data)
     assert alone.status == shared.status
     assert alone.messages == shared.messages
-    assert all(same(alone, shared, i, i) for i in range(9) if i not in expected)
+    assert all(same_sample(alone, shared, i, i) for i in range(9) if i not in expected)
 
 
 def test_a_layer_is_pickled_after_use_and_differentiates():

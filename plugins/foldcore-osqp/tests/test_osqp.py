@@ -18,50 +18,28 @@ from foldcore import (
     Param,
     ProblemClass,
     QuadraticProgram,
-    Session,
     Solution,
     Sparse,
     Status,
     kkt_report,
 )
+from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
 INF = float("inf")
 SIZES = {"n": 30, "n_equality": 10, "n_inequality": 15}
 
 
-class Opened:
-    """A problem with its session: ``solve(**values)`` binds and solves."""
-
-    def __init__(self, problem: QuadraticProgram, **options: object) -> None:
-        self.problem = problem
-        self.session: Session = OSQPSolver(OSQPConfig(**options)).open(problem.structure)
-
-    def bind(self, batch: int, values: Mapping[str, Tensor]):
-        return self.problem.bind({**self.problem.constants, **values}, batch)
-
-    def solve(self, batch: int, values: Mapping[str, Tensor], warm: Solution | None = None):
-        changed = frozenset(self.problem.varying)
-        return self.session.solve(self.bind(batch, values), changed=changed, warm_start=warm)
-
-    def residual(self, batch: int, values: Mapping[str, Tensor], solution: Solution) -> Tensor:
-        program = self.bind(batch, values)
-        return kkt_report(program, solution.primal, solution.duals)[0].residual
+def opened_on(problem: QuadraticProgram, **options: object) -> Opened:
+    return Opened(OSQPSolver(OSQPConfig(**options)), problem)
 
 
 def opened(data: Mapping[str, Tensor], **options: object) -> Opened:
-    return Opened(declare(data, data.keys()), **options)
+    return opened_on(declare(data, data.keys()), **options)
 
 
 def one(data: Mapping[str, Tensor], sample: int) -> dict[str, Tensor]:
     return {name: value[sample : sample + 1] for name, value in data.items()}
-
-
-def same(left: Solution, right: Solution, i: int = 0, j: int = 0) -> bool:
-    parts = ("equality", "inequality", "lower", "upper")
-    return torch.equal(left.primal[i], right.primal[j]) and all(
-        torch.equal(getattr(left.duals, p)[i], getattr(right.duals, p)[j]) for p in parts
-    )
 
 
 @pytest.mark.parametrize("decades", [0.0, 2.0, 4.0])
@@ -85,7 +63,7 @@ def test_signs_of_duals_in_closed_form():
 
     def solve(q: float, **constraint: Tensor) -> Solution:
         values = {"q": torch.tensor([q], dtype=torch.float64)}
-        return Opened(QuadraticProgram(**base, **constraint)).solve(1, values)
+        return opened_on(QuadraticProgram(**base, **constraint)).solve(1, values)
 
     limit = torch.tensor([0.25], dtype=torch.float64)
     assert float(solve(-1.0, upper=limit).duals.upper) == pytest.approx(0.75, abs=1e-12)
@@ -106,7 +84,7 @@ def test_projection_onto_simplex_in_closed_form():
     shift = (ordered.cumsum(-1) - 1) / torch.arange(1, n + 1)
     support = (ordered > shift).sum(-1, keepdim=True)
     expected = (point - shift.gather(1, support - 1)).clamp(min=0)
-    solution = Opened(problem).solve(5, {"q": -point})
+    solution = opened_on(problem).solve(5, {"q": -point})
     torch.testing.assert_close(solution.primal, expected, rtol=0, atol=1e-12)
 
 
@@ -136,12 +114,12 @@ def test_results_do_not_depend_on_history(varying, options):
     single, many = random_qp(3, **SIZES, decades=1), random_qp(3, **SIZES, batch=6, decades=1)
     values = {k: many[k] if varying == "all" else _spread(single[k], k) for k in names}
     problem = declare({**single, **values}, names)
-    together = Opened(problem, **options).solve(6, values)
-    backwards = Opened(problem, **options)
+    together = opened_on(problem, **options).solve(6, values)
+    backwards = opened_on(problem, **options)
     for i in reversed(range(6)):
-        fresh = Opened(problem, **options).solve(1, one(values, i))
-        assert same(fresh, together, 0, i)
-        assert same(fresh, backwards.solve(1, one(values, i)))
+        fresh = opened_on(problem, **options).solve(1, one(values, i))
+        assert same_sample(fresh, together, 0, i)
+        assert same_sample(fresh, backwards.solve(1, one(values, i)))
 
 
 def _spread(value: Tensor, name: str) -> Tensor:
@@ -168,7 +146,7 @@ def test_a_model_with_memory_would_be_noticed(fault, monkeypatch):
     fresh = [opened(data, polishing=False).solve(1, one(data, i)) for i in range(6)]
     monkeypatch.setattr(NativeModel, "_load", forgetful)
     together = opened(data, polishing=False).solve(6, data)
-    assert not all(same(fresh[i], together, 0, i) for i in range(6))
+    assert not all(same_sample(fresh[i], together, 0, i) for i in range(6))
 
 
 def test_a_warm_start_is_used_and_leaves_no_trace():
@@ -178,11 +156,11 @@ def test_a_warm_start_is_used_and_leaves_no_trace():
     warm = problem.solve(3, data, warm=cold)
     assert max(warm.iterations) < min(cold.iterations)
     assert float((warm.primal - cold.primal).abs().max()) < 1e-7
-    assert same(problem.solve(3, data), cold)
+    assert same_sample(problem.solve(3, data), cold)
     primal_only = Solution(cold.primal, cold.status)
     assert problem.solve(3, data, warm=primal_only).status == cold.status
     broken = Solution(cold.primal * float("nan"), cold.status)
-    assert same(problem.solve(3, data, warm=broken), cold)
+    assert same_sample(problem.solve(3, data, warm=broken), cold)
 
 
 def failing_data() -> tuple[dict[str, Tensor], dict[int, Status]]:
@@ -209,7 +187,7 @@ def test_failed_samples_are_named_and_harm_no_other():
     for i in range(8):
         assert solution.status[i] is expected.get(i, Status.OPTIMAL), (i, solution.messages[i])
         assert solution.messages[i]
-        assert (i in expected) or same(solution, reference, i, i)
+        assert (i in expected) or same_sample(solution, reference, i, i)
 
 
 def test_an_exception_of_osqp_is_that_samples_own(monkeypatch):
@@ -227,12 +205,12 @@ def test_an_exception_of_osqp_is_that_samples_own(monkeypatch):
     solution = opened(data).solve(4, data)
     assert solution.status[1] is Status.NUMERICAL
     assert "planted" in solution.messages[1]
-    assert all(same(solution, reference, i, i) for i in (0, 2, 3))
+    assert all(same_sample(solution, reference, i, i) for i in (0, 2, 3))
 
 
 def test_an_unbounded_program_is_named():
     q = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    solution = Opened(QuadraticProgram(q=Param(2), lower=0.0)).solve(1, {"q": q})
+    solution = opened_on(QuadraticProgram(q=Param(2), lower=0.0)).solve(1, {"q": q})
     assert solution.status == (Status.UNBOUNDED,)
     assert "dual infeasible" in solution.messages[0]
 
@@ -250,11 +228,11 @@ def test_an_indefinite_sparse_hessian_is_named_even_within_bounds(batched):
     values = torch.tensor([1.0, -1e-3, 1.0], dtype=torch.float64)
     good = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
     if batched:
-        solution = Opened(problem).solve(2, {"P": torch.stack([values, good])})
+        solution = opened_on(problem).solve(2, {"P": torch.stack([values, good])})
         assert solution.status == (Status.NONCONVEX, Status.OPTIMAL)
     else:
-        assert Opened(problem).solve(2, {"P": values}).status == (Status.NONCONVEX,) * 2
-        assert Opened(problem).solve(2, {"P": good}).status == (Status.OPTIMAL,) * 2
+        assert opened_on(problem).solve(2, {"P": values}).status == (Status.NONCONVEX,) * 2
+        assert opened_on(problem).solve(2, {"P": good}).status == (Status.OPTIMAL,) * 2
 
 
 @pytest.mark.parametrize("constant", [True, False])
@@ -265,7 +243,7 @@ def test_infinite_limits_are_absent(constant):
     data["upper"][1::3] = INF
     data["lower"][5], data["upper"][5] = -INF, INF
     names = ["q"] if constant else list(data)
-    problem = Opened(declare(data, names))
+    problem = opened_on(declare(data, names))
     values = {k: data[k] for k in names}
     solution = problem.solve(1, values)
     assert solution.status == (Status.OPTIMAL,)
@@ -295,7 +273,7 @@ def test_a_zero_of_the_first_call_may_become_a_number():
     problem = opened(data)
     solution = problem.solve(2, data)
     assert float(problem.residual(2, data, solution).max()) < 1e-11
-    assert same(opened(data).solve(1, one(data, 1)), solution, 0, 1)
+    assert same_sample(opened(data).solve(1, one(data, 1)), solution, 0, 1)
 
 
 def sparse_of(dense: Tensor, name: str) -> tuple[Sparse, Tensor]:
@@ -316,7 +294,7 @@ def test_sparse_data_give_the_solution_of_dense_data():
     values, fields = dict(data), {k: Param(*v.shape[1:]) for k, v in data.items()}
     for name in ("P", "A", "G"):
         fields[name], values[name] = sparse_of(data[name], name)
-    solution = Opened(QuadraticProgram(**fields)).solve(3, values)
+    solution = opened_on(QuadraticProgram(**fields)).solve(3, values)
     assert solution.status == (Status.OPTIMAL,) * 3
     torch.testing.assert_close(solution.primal, reference.primal, rtol=0, atol=1e-11)
     torch.testing.assert_close(
@@ -336,12 +314,12 @@ def test_shared_and_batched_data_mix(batched):
     expanded = {k: v.expand(4, *v.shape) if v.ndim < many[k].ndim else v for k, v in mixed.items()}
     left, right = opened(single).solve(4, mixed), opened(single).solve(4, expanded)
     assert set(left.status) == {Status.OPTIMAL}
-    assert all(same(left, right, i, i) for i in range(4))
+    assert all(same_sample(left, right, i, i) for i in range(4))
 
 
 def test_a_constant_that_changes_after_all_is_taken_up():
     data = random_qp(11, 12, 3, 5)
-    problem = Opened(declare(data, ["q"]))
+    problem = opened_on(declare(data, ["q"]))
     problem.solve(1, {"q": data["q"]})
     other = random_qp(12, 12, 3, 5)
     values = {**problem.problem.constants, **other}
@@ -363,9 +341,9 @@ def test_dtype_is_kept_and_numbers_are_solved_in_double_precision():
 def test_small_programs_work():
     one_by_one, two = torch.ones(1, 1, dtype=torch.float64), torch.tensor([2.0]).double()
     free = QuadraticProgram(P=one_by_one, q=Param(1))
-    assert float(Opened(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-12)
+    assert float(opened_on(free).solve(1, {"q": two}).primal) == pytest.approx(-2, abs=1e-12)
     bounded = QuadraticProgram(P=one_by_one, q=Param(1), lower=-1.0)
-    assert float(Opened(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-12)
+    assert float(opened_on(bounded).solve(1, {"q": two}).primal) == pytest.approx(-1, abs=1e-12)
 
 
 def test_a_polished_point_that_is_worse_is_not_taken():
@@ -416,14 +394,16 @@ def test_two_workers_give_bitwise_what_one_gives(varying, backend):
         problem = declare(single, ["q"])
     else:
         values, problem = data, declare(data, data.keys())
-    reference = Opened(problem).solve(8, values)
+    reference = opened_on(problem).solve(8, values)
     with joblib.parallel_config(backend=backend):
-        two = Opened(problem, workers=2)
+        two = opened_on(problem, workers=2)
         for _ in range(2):  # the second time with the models that the workers kept
             solution = two.solve(8, values)
             assert solution.status == reference.status
             assert solution.messages == reference.messages
-            assert all(same(solution, reference, i, i) for i in range(8) if i not in expected)
+            assert all(
+                same_sample(solution, reference, i, i) for i in range(8) if i not in expected
+            )
 
 
 def test_a_worker_keeps_its_model(monkeypatch):
@@ -434,7 +414,7 @@ def test_a_worker_keeps_its_model(monkeypatch):
     )
     data = random_qp(5, **SIZES)
     values = {"q": data["q"].expand(8, -1)}
-    run = Opened(declare(data, ["q"]), workers=2)
+    run = opened_on(declare(data, ["q"]), workers=2)
     with joblib.parallel_config(backend="sequential"):
         run.solve(8, values)
         first = len(built)
@@ -459,7 +439,7 @@ def test_an_interrupted_session_builds_its_model_anew(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         problem.solve(4, data)
     again = problem.solve(4, data)
-    assert all(same(again, reference, i, i) for i in range(4))
+    assert all(same_sample(again, reference, i, i) for i in range(4))
     assert calls[2] is not calls[1]
 
 
