@@ -56,7 +56,7 @@ docs-test: $(READY) ## Run every Python block of the README files and docs/
 	$(BIN)/python -m pytest tests/test_docs_snippets.py
 
 template: $(READY) ## Copy contrib/example-plugin into the template of `foldcore new-plugin`
-	$(BIN)/python -m foldcore.cli.take_template
+	$(BIN)/python contrib/take_template.py
 
 format: $(READY) ## Rewrite the sources as ruff wants them
 	$(BIN)/python -m ruff check --fix .

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 import foldcore as fc
-from foldcore.defaults import solver_reason
-from foldcore.discovery import known_packages
-from foldcore.fixed_integers import WHOLE_NUMBERS, FixedIntegers
-from foldcore.lowering import Lowering
+from foldcore.building.defaults import solver_reason
+from foldcore.problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
+from foldcore.program.lowering import Lowering
 from foldcore.registry import solvers
-from foldcore.sessions import session_for
+from foldcore.registry.discovery import known_packages
+from foldcore.solvers.sessions import session_for
 from foldcore.testing.problems import declare, random_qp
 
 B, N, EQUALITIES, INEQUALITIES = 5, 30, 5, 15

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 import foldcore as fc
-from foldcore.discovery import known_packages
 from foldcore.registry import Registry, adjoint_solvers, solvers, update_rules
+from foldcore.registry.discovery import known_packages
 
 
 def examples() -> dict[str, fc.ParametricProblem]:

@@ -7,8 +7,9 @@ from importlib.metadata import version as _version
 _collects = gc.isenabled()
 gc.disable()
 try:
-    from .acceleration import Accelerated, accelerate
-    from .adjoint_system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
+    from .adjoints.dense import DenseSolve, refine_adjoint, solve_dense
+    from .adjoints.gmres import gmres_cycle
+    from .adjoints.system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
     from .atoms import (
         L1,
         AffineSet,
@@ -32,14 +33,8 @@ try:
         Simplex,
         recognise_set,
     )
-    from .build import build
-    from .callable_solver import CallableSolver, solver
-    from .certificate import kkt_report
+    from .building.build import build
     from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
-    from .curvature import largest_curvature, operator_norm
-    from .dense_adjoint import DenseSolve, refine_adjoint, solve_dense
-    from .diagnostics import Diagnosis, diagnose
-    from .duals import RecoveredDuals, recover_duals
     from .errors import (
         AdjointError,
         AdjointWarning,
@@ -71,14 +66,16 @@ try:
         UnknownPluginError,
         UnsupportedError,
     )
-    from .fold import Fold
-    from .gradient_step import GradientStep
+    from .fold.diagnosis import Diagnosis, diagnose
+    from .fold.layer import Fold
+    from .fold.warm_starts import WarmStarts
     from .interfaces import API_VERSION
-    from .interfaces.adjoint_solver import AdjointSolver, FixedPointOperator, ZeroOperator
-    from .interfaces.solver_interface import Capabilities, IterationMap, Session, Solver
-    from .interfaces.update_rule import BoundRule, InnerFold, UpdateRule
-    from .krylov import gmres_cycle
-    from .linalg import (
+    from .interfaces.adjoint import AdjointSolver, FixedPointOperator, ZeroOperator
+    from .interfaces.rule import BoundRule, InnerFold, UpdateRule
+    from .interfaces.solver import Capabilities, IterationMap, Session, Solver
+    from .numerics.acceleration import Accelerated, accelerate
+    from .numerics.minimum_norm import MinimumNorm, minimum_norm
+    from .numerics.solving import (
         Factorisation,
         factor_square,
         largest_eigenvalue,
@@ -88,19 +85,27 @@ try:
         solve_square,
         to_dense,
     )
-    from .lowering import Lowering
-    from .minimum_norm import MinimumNorm, minimum_norm
-    from .modes import linearise
+    from .numerics.sparse import Sparse, SparseMatrix
+    from .optimality.duals import RecoveredDuals, recover_duals
+    from .optimality.kkt import kkt_report
+    from .optimality.subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
     from .param import Param
     from .plugin_config import IterativeConfig, PluginConfig
-    from .problem import Problem
-    from .problem_base import ParametricProblem, ProblemClass, ProgramStructure
-    from .program import SmoothProgram
-    from .quadratic import QuadraticProgram
-    from .quadratic_data import QuadraticData
-    from .sample_answers import BatchAnswer, SampleAnswer, collect_answers
-    from .sample_data import BatchData, SampleData, SparseArray
-    from .sample_session import (
+    from .problem.parametric import ParametricProblem, ProblemClass, ProgramStructure
+    from .problem.problem import Problem
+    from .problem.quadratic import QuadraticProgram
+    from .program.lowering import Lowering
+    from .program.program import SmoothProgram
+    from .quadratic.data import QuadraticData
+    from .rules.curvature import largest_curvature, operator_norm
+    from .rules.gradient_step import GradientStep
+    from .rules.linearise import linearise
+    from .rules.spectrum import fastest_step, ritz_values, spectral_radius
+    from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
+    from .solvers.callable import CallableSolver, solver
+    from .solvers.sample_answers import BatchAnswer, SampleAnswer, collect_answers
+    from .solvers.sample_data import BatchData, SampleData, SparseArray
+    from .solvers.sample_solver import (
         SampleModel,
         SampleSolver,
         SampleSolverConfig,
@@ -108,12 +113,7 @@ try:
         WorkersConfig,
         sample_starts,
     )
-    from .solution import AdjointSolution, Duals, KKTReport, Solution, Status
-    from .sparse import Sparse, SparseMatrix
-    from .spectrum import fastest_step, ritz_values, spectral_radius
-    from .subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
-    from .warm_starts import WarmStarts
-    from .workers import run_chunks, worker_model
+    from .solvers.workers import run_chunks, worker_model
 finally:
     if _collects:
         gc.enable()

@@ -25,8 +25,8 @@ from types import FunctionType
 import pluggy
 from torch import Tensor
 
-from .discovery import Offer, PluginInfo, PluginState, scan
 from .errors import HookWarning, InputError, PluginIncompatibleError
+from .registry.discovery import Offer, PluginInfo, PluginState, scan
 from .solution import AdjointSolution, Solution
 
 GROUP = "foldcore.hooks"

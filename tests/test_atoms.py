@@ -30,10 +30,10 @@ from foldcore.atoms import (
     recognise_set,
 )
 from foldcore.errors import ProblemError, UnsupportedError
+from foldcore.numerics.sparse import Sparse
 from foldcore.param import Param
-from foldcore.quadratic import QuadraticProgram
-from foldcore.quadratic_data import QuadraticData
-from foldcore.sparse import Sparse
+from foldcore.problem.quadratic import QuadraticProgram
+from foldcore.quadratic.data import QuadraticData
 
 INF = float("inf")
 N, BATCH = 4, 3

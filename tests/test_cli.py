@@ -15,11 +15,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from foldcore.cli import app
-from foldcore.discovery import PluginInfo, PluginState
 from foldcore.interfaces import API_VERSION
-from foldcore.interfaces.solver_interface import Capabilities, Solver
+from foldcore.interfaces.solver import Capabilities, Solver
 from foldcore.plugin_config import PluginConfig
 from foldcore.registry import solvers
+from foldcore.registry.discovery import PluginInfo, PluginState
 
 PROBLEM = """
 import torch, foldcore

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import foldcore as fc
 from foldcore import hooks
-from foldcore.embedded.iterate import IterateConfig
+from foldcore.solvers.iterate import IterateConfig
 from foldcore.testing.problems import declare, random_qp
 
 for name in ("newton", "pgd", "osqp", "lfpi", "gmres", "direct"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import foldcore as fc
-from foldcore.fixed_integers import WHOLE_NUMBERS, FixedIntegers
+from foldcore.problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 
 F64, INF = torch.float64, float("inf")
 A = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 2.0]], dtype=F64)

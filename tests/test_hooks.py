@@ -12,10 +12,10 @@ import pluggy
 import pytest
 import torch
 
-from foldcore import discovery, hooks
+from foldcore import hooks
 from foldcore.errors import HookWarning, InputError, PluginIncompatibleError
 from foldcore.hooks import HookSpecs, hookimpl, hookspec, listening
-from foldcore.registry import PluginState
+from foldcore.registry import PluginState, discovery
 from foldcore.solution import AdjointSolution, Solution, Status
 
 SOLUTION = Solution(torch.zeros(2, 3), (Status.OPTIMAL, Status.OPTIMAL))

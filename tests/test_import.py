@@ -102,4 +102,4 @@ def test_the_probe_sees_planted_imports(statement: str, tmp_path: Path) -> None:
 
 def test_the_probe_sees_a_loaded_plugin() -> None:
     load = "from foldcore.registry import solvers; solvers.usable_classes()"
-    assert "foldcore.embedded.iterate" in offenders(probe(load))
+    assert "foldcore.solvers.iterate" in offenders(probe(load))

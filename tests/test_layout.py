@@ -23,7 +23,7 @@ PUBLIC_MODULES = {"foldcore", "foldcore.testing"}
 
 def plugin_names() -> list[str]:
     """Return the short names of this repository's packages and of all known plugins."""
-    known = json.loads((ROOT / "foldcore/known_plugins.json").read_text())
+    known = json.loads((ROOT / "foldcore/registry/known_plugins.json").read_text())
     distributions = {package for group in known.values() for package in group.values()}
     distributions |= {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
     return sorted(name.removeprefix("foldcore-") for name in distributions)
@@ -67,7 +67,7 @@ def test_core_names_no_plugin_package() -> None:
         for path in sorted(ROOT.glob("foldcore/**/*.py"))
         if (named := named_plugin_packages(path.read_text()))
     }
-    assert found == {}, "only foldcore/known_plugins.json may name plugin packages"
+    assert found == {}, "only foldcore/registry/known_plugins.json may name plugin packages"
 
 
 @pytest.mark.parametrize(

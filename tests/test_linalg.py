@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import foldcore.linalg as linalg
+import foldcore.numerics.solving as linalg
 from foldcore import Param, ProblemError, Sparse, SparseMatrix
 
 ROWS, COLS = torch.tensor([0, 0, 2, 3, 2]), torch.tensor([1, 4, 0, 3, 0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import foldcore as fc
-from foldcore.lowering import Lowering
+from foldcore.program.lowering import Lowering
 
 N, K, B = 4, 3, 2
 D = torch.tensor(

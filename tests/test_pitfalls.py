@@ -299,7 +299,7 @@ def test_adjoint_by_hooks_grows_in_memory_over_1000_steps(rule: str) -> None:
 
 
 def test_sessions_die_with_their_layer() -> None:
-    from foldcore import sessions
+    from foldcore.solvers import sessions
 
     gc.collect()
     before = len(sessions._sessions)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from foldcore.polynomial import NotPolynomial, Polynomial, trace
-from foldcore.polynomial_parts import RefusalError, Traced
-from foldcore.polynomial_rules import RULES, Call
+from foldcore.problem.recognition.degrees import RefusalError, Traced
+from foldcore.problem.recognition.operations import RULES, Call
+from foldcore.problem.recognition.trace import NotPolynomial, Polynomial, trace
 
 N = 4
 Params = Mapping[str, Tensor]

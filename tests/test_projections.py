@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foldcore.errors import ProblemError
-from foldcore.projections import (
+from foldcore.atoms.projections import (
     AffineProjector,
     project_box,
     project_box_hyperplane,
@@ -22,6 +21,7 @@ from foldcore.projections import (
     project_l2_ball,
     project_simplex,
 )
+from foldcore.errors import ProblemError
 
 INF = float("inf")
 BATCH, N = 4, 6

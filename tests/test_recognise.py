@@ -11,8 +11,7 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from foldcore.errors import ShapeError
-from foldcore.polynomial import NotPolynomial
-from foldcore.recognise import (
+from foldcore.problem.recognition.coefficients import (
     Coefficients,
     Recognised,
     quadratic_coefficients,
@@ -20,6 +19,7 @@ from foldcore.recognise import (
     recognise_vector,
     row_coefficients,
 )
+from foldcore.problem.recognition.trace import NotPolynomial
 
 N, B = 4, 3
 Params = Mapping[str, Tensor]
@@ -226,7 +226,7 @@ def test_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.cat([W @ x, x * x, x - p["c"], (x[0] * x[1]).reshape(1)])
 
     whole = recognise_vector(many, N, PARAMS)
-    monkeypatch.setattr("foldcore.recognise._CHUNK", 2 * N * N)
+    monkeypatch.setattr("foldcore.problem.recognition.coefficients._CHUNK", 2 * N * N)
     chunked = recognise_vector(many, N, PARAMS)
     assert isinstance(whole, Recognised)
     assert isinstance(chunked, Recognised)

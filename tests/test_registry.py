@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from foldcore import discovery
-from foldcore import registry as registry_module
-from foldcore.candidate import Requirements
 from foldcore.errors import (
     ConfigError,
     DuplicatePluginError,
@@ -26,10 +23,19 @@ from foldcore.errors import (
     UnknownPluginError,
 )
 from foldcore.interfaces import API_VERSION
-from foldcore.interfaces.adjoint_solver import AdjointSolver
-from foldcore.interfaces.solver_interface import Capabilities, Solver
+from foldcore.interfaces.adjoint import AdjointSolver
+from foldcore.interfaces.solver import Capabilities, Solver
 from foldcore.plugin_config import PluginConfig
-from foldcore.registry import PluginState, Registry, adjoint_solvers, solvers, update_rules
+from foldcore.registry import (
+    PluginState,
+    Registry,
+    adjoint_solvers,
+    discovery,
+    solvers,
+    update_rules,
+)
+from foldcore.registry import registry as registry_module
+from foldcore.registry.candidate import Requirements
 
 GROUP = "planted.solvers"
 HEAD = """

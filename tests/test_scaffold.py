@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import runpy
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import pytest
 
 import foldcore.cli
 from foldcore.cli.scaffold import KINDS, TEMPLATE, new_plugin, render
-from foldcore.cli.take_template import read_example
 from foldcore.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "contrib" / "example-plugin"
+read_example = runpy.run_path(str(ROOT / "contrib" / "take_template.py"))["read_example"]
 CHOICES = [c for size in (1, 2, 3) for c in itertools.combinations(KINDS, size)]
 
 

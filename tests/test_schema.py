@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from foldcore.building.schema import config_schema
 from foldcore.config import FoldConfig
 from foldcore.registry import REGISTRIES
-from foldcore.schema import config_schema
 
 
 @pytest.fixture(scope="module")

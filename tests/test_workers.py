@@ -8,7 +8,8 @@ import threading
 import joblib
 import pytest
 
-from foldcore import run_chunks, worker_model, workers
+from foldcore import run_chunks, worker_model
+from foldcore.solvers import workers
 
 
 class Model:

@@ -2,8 +2,8 @@
 
 from .base import Atom, FieldSpec, Projection, Regularizer, SetAtom
 from .composed import Composition, Indicator, ProximalTerm
+from .feasible_set import recognise_set
 from .groups import GroupL2
-from .recognition import recognise_set
 from .sets import (
     AffineSet,
     Box,

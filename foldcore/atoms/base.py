@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, UnsupportedError
-from ..linalg import to_dense
+from ..numerics.solving import to_dense
+from ..numerics.sparse import Matrix
 from ..param import Param
-from ..quadratic import QuadraticProgram
-from ..quadratic_data import QuadraticData
-from ..sparse import Matrix
+from ..problem.quadratic import QuadraticProgram
+from ..quadratic.data import QuadraticData
 
 Data = float | Tensor | Param
 AtomT = TypeVar("AtomT", bound="Atom")

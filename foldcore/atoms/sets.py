@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..projections import (
+from ..quadratic.data import QuadraticData
+from .base import Data, FieldSpec, Projection, SetAtom, Specs, expanded
+from .projections import (
     AffineProjector,
     project_box,
     project_box_hyperplane,
@@ -19,8 +21,6 @@ from ..projections import (
     project_l2_ball,
     project_simplex,
 )
-from ..quadratic_data import QuadraticData
-from .base import Data, FieldSpec, Projection, SetAtom, Specs, expanded
 
 _NUMBER = FieldSpec()
 _NORMAL = FieldSpec(("n",))

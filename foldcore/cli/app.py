@@ -67,7 +67,7 @@ def check(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a configuration file, with every usable plugin's options."""
-    from ..schema import config_schema
+    from ..building.schema import config_schema
 
     typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
 

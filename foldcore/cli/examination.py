@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..build import build, parse_config
-from ..diagnostics import Diagnosis, diagnose
+from ..building.build import build, parse_config
 from ..errors import FoldcoreWarning, InputError
+from ..fold.diagnosis import Diagnosis, diagnose
 from ..param import Param
 from ..solution import Solution
 from .console import new_table, out

@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 
 from .. import hooks
-from ..discovery import PluginInfo, PluginState
 from ..errors import HookWarning
-from ..registry import REGISTRIES
+from ..registry.discovery import PluginInfo, PluginState
+from ..registry.registry import REGISTRIES
 from .console import new_table, out
 
 _QUIET = (PluginState.USABLE, PluginState.NOT_INSTALLED)

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..registry import REGISTRIES
+from ..registry.registry import REGISTRIES
 
 TEMPLATE = "plugin_template.json"
 KINDS = tuple(REGISTRIES)

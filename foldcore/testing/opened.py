@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..certificate import kkt_report
-from ..interfaces.solver_interface import Session, Solver
-from ..program import SmoothProgram
-from ..quadratic import QuadraticProgram
+from ..interfaces.solver import Session, Solver
+from ..optimality.kkt import kkt_report
+from ..problem.quadratic import QuadraticProgram
+from ..program.program import SmoothProgram
 from ..solution import Solution
 
 _PARTS = ("equality", "inequality", "lower", "upper")

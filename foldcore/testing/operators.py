@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..interfaces.adjoint_solver import FixedPointOperator
+from ..interfaces.adjoint import FixedPointOperator
 
 
 class MatrixOperator(FixedPointOperator):

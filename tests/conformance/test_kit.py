@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 
 import foldcore as fc
-from foldcore.embedded.iterate import IterateConfig, IterateSolver
-from foldcore.lowering import Lowering
+from foldcore.program.lowering import Lowering
+from foldcore.solvers.iterate import IterateConfig, IterateSolver
 from foldcore.testing import (
     Kind,
     Outcome,
@@ -27,12 +27,12 @@ from foldcore.testing import (
     markdown_table,
     run_conformance,
 )
-from foldcore.testing.kit.exact_gradients import exact_gradients, has_exact_gradients
-from foldcore.testing.kit.exact_qp import solve_exactly
-from foldcore.testing.kit.failing_problems import failing_problems
-from foldcore.testing.kit.known_problem import KnownProblem
-from foldcore.testing.kit.known_problems import known_problems, smallest_problems
 from foldcore.testing.kit.planning import plan
+from foldcore.testing.problems.exact_gradients import exact_gradients, has_exact_gradients
+from foldcore.testing.problems.exact_qp import solve_exactly
+from foldcore.testing.problems.failing_problems import failing_problems
+from foldcore.testing.problems.known_problem import KnownProblem
+from foldcore.testing.problems.known_problems import known_problems, smallest_problems
 from foldcore.testing.reference import QPReference
 
 KNOWN = (*known_problems(), *smallest_problems())

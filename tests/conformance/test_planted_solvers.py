@@ -25,7 +25,7 @@ from foldcore import (
     Status,
 )
 from foldcore.testing import Kind, Outcome, all_checks, run_conformance
-from foldcore.testing.kit.exact_qp import solve_exactly
+from foldcore.testing.problems.exact_qp import solve_exactly
 
 NEEDED = 5
 """Iterations that the sound solver says it needs; one from a warm start."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import foldcore as fc
-from foldcore.interfaces.update_rule import InnerFold
+from foldcore.interfaces.rule import InnerFold
 
 pytest.importorskip("foldcore_pgd", reason="folds with foldcore-pgd")
 pytest.importorskip("foldcore_direct", reason="folds with foldcore-direct")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import foldcore as fc
-from foldcore.discovery import known_packages
+from foldcore.registry.discovery import known_packages
 
 for name in ("pgd", "direct"):
     pytest.importorskip(f"foldcore_{name}", reason=f"the matrix needs foldcore-{name}")

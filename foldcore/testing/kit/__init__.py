@@ -1,11 +1,11 @@
 """The conformance kit: checks that authors run on their plugins, each tied to a clause of the contract."""
 
-from .catalogue import all_checks
-from .check import Check, CheckResult, ConformanceError, Kind, Outcome, Report
-from .known_problem import KnownProblem
+from ..check import Check, CheckResult, ConformanceError, Kind, Outcome, Report
+from ..checks.catalogue import all_checks
+from ..problems.known_problem import KnownProblem
+from ..subjects.subject import Setting
 from .pytest_function import conformance
 from .runner import iter_conformance, run_conformance
-from .subject import Setting
 from .table import markdown_table
 
 __all__ = [

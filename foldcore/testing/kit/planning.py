@@ -8,18 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...discovery import PluginState
 from ...errors import ConfigError
-from ...interfaces.adjoint_solver import AdjointSolver
-from ...interfaces.solver_interface import Solver
-from ...interfaces.update_rule import UpdateRule
-from .adjoint_subject import AdjointSubject
-from .catalogue import all_checks
-from .check import Check, CheckResult, Kind, Outcome
-from .known_problem import KnownProblem
-from .rule_subject import RuleSubject
-from .solver_subject import SolverSubject
-from .subject import REGISTRIES, Options, Subject
+from ...interfaces.adjoint import AdjointSolver
+from ...interfaces.rule import UpdateRule
+from ...interfaces.solver import Solver
+from ...registry.discovery import PluginState
+from ..check import Check, CheckResult, Kind, Outcome
+from ..checks.catalogue import all_checks
+from ..problems.known_problem import KnownProblem
+from ..subjects.adjoint import AdjointSubject
+from ..subjects.rule import RuleSubject
+from ..subjects.solver import SolverSubject
+from ..subjects.subject import REGISTRIES, Options, Subject
 
 _SUBJECTS: Mapping[Kind, type[Subject[Any]]] = {
     Kind.SOLVER: SolverSubject,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .check import Kind, Outcome
-from .known_problem import KnownProblem
+from ..check import Kind, Outcome
+from ..problems.known_problem import KnownProblem
 from .planning import Planned, plan
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from .check import CheckResult, Kind, Report
-from .known_problem import KnownProblem
+from ..check import CheckResult, Kind, Report
+from ..problems.known_problem import KnownProblem
 from .planning import kinds_of, plan
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .catalogue import all_checks
-from .check import Check
+from ..check import Check
+from ..checks.catalogue import all_checks
 
 
 def markdown_table() -> str:

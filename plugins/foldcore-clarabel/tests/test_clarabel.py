@@ -19,14 +19,7 @@ from foldcore_clarabel.polish import Points, Polisher
 from torch import Tensor
 
 import foldcore
-from foldcore import (
-    Param,
-    ProblemClass,
-    QuadraticProgram,
-    Sparse,
-    Status,
-    kkt_report,
-)
+from foldcore import Param, ProblemClass, QuadraticProgram, Sparse, Status, kkt_report
 from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 

@@ -17,14 +17,7 @@ from foldcore_daqp.model import DAQPModel
 from torch import Tensor
 
 import foldcore
-from foldcore import (
-    Param,
-    ProblemClass,
-    QuadraticProgram,
-    Solution,
-    Sparse,
-    Status,
-)
+from foldcore import Param, ProblemClass, QuadraticProgram, Solution, Sparse, Status
 from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 

@@ -17,14 +17,7 @@ from foldcore_piqp.model import PIQPModel
 from torch import Tensor
 
 import foldcore
-from foldcore import (
-    Param,
-    ProblemClass,
-    QuadraticProgram,
-    Sparse,
-    Status,
-    kkt_report,
-)
+from foldcore import Param, ProblemClass, QuadraticProgram, Sparse, Status, kkt_report
 from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 

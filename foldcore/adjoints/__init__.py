@@ -1,0 +1,1 @@
+"""Toolkit for adjoint solvers: the scaled system, Krylov cycles, the assembled matrix."""

@@ -1,0 +1,291 @@
+"""build(config): compose problem, solver, rule and adjoint solver into a layer, recursively."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+from torch import nn
+
+from ..config import FoldConfig, PluginReference
+from ..errors import ConfigError
+from ..fold.layer import Fold
+from ..fold.relaxation import FixedIntegersFold, RelaxedFold, folded_problem
+from ..interfaces.rule import UpdateRule
+from ..interfaces.solver import Solver
+from ..plugin_config import IterativeConfig, PluginConfig
+from ..problem.parametric import ParametricProblem
+from ..registry.candidate import PluginT
+from ..registry.registry import Registry, adjoint_solvers, solvers, update_rules
+from ..solvers.callable import CallableSolver
+from .defaults import choose_adjoint, choose_rule, choose_solver, solver_reason
+
+_INNER_FACTOR = 0.01
+"""Inner tolerances relative to outer ones, where the user set none."""
+_INNER_FLOOR = 1e-10
+"""Below this, solvers in float64 spend iterations on rounding."""
+_LAYER_ATTRIBUTES = frozenset(
+    {*dir(FixedIntegersFold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
+     "path", "inner", "module", "integer"}
+)  # fmt: skip
+
+
+def build(config: FoldConfig | Mapping[str, Any] | str | Path) -> Fold:
+    """Build a differentiable layer.
+
+    Args:
+        config: A mapping, a :class:`FoldConfig`, or the path of a YAML or JSON file. Solver, rule
+            and adjoint that are left out are chosen by the problem's class, from what is
+            installed and usable (see docs/choosing.md).
+
+    Raises:
+        ConfigError: With the path in the configuration, what was given and what is possible; its
+            subclasses tell the states of a plugin apart.
+        ProblemError: If the problem's definition is wrong.
+    """
+    parsed = parse_config(config)
+    problem = _problem(parsed.problem)
+    return _build_fold(problem, parsed, path="", outer=None)
+
+
+def parse_config(config: FoldConfig | Mapping[str, Any] | str | Path) -> FoldConfig:
+    """Return the configuration that a mapping or a YAML or JSON file holds; errors as of :func:`build`."""
+    if isinstance(config, FoldConfig):
+        return config
+    if isinstance(config, (str, Path)):
+        return _parse_file(Path(config))
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"build: the configuration is a {type(config).__name__}; expected a mapping, a "
+            f"FoldConfig or the path of a YAML or JSON file."
+        )
+    try:
+        return FoldConfig.model_validate(dict(config))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "", FoldConfig)) from error
+
+
+def _parse_file(file: Path) -> FoldConfig:
+    if not file.is_file():
+        raise ConfigError(f"build: no file {str(file)!r}; give the path of a YAML or JSON file.")
+    text = file.read_text()
+    if file.suffix == ".json":
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{file}: not valid JSON: {error}") from error
+    else:
+        import yaml  # stays out of `import foldcore`
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{file}: holds a {type(content).__name__}; expected a mapping.")
+    return parse_config(content)
+
+
+def _problem(given: Any) -> ParametricProblem:
+    if isinstance(given, ParametricProblem):
+        return given
+    if given is None:
+        raise ConfigError("problem: missing. Give a problem object or 'package.module:attribute'.")
+    if not isinstance(given, str) or given.count(":") != 1:
+        raise ConfigError(
+            f"problem: got {given!r}; expected a problem object or 'package.module:attribute'."
+        )
+    module_name, attribute = given.split(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"problem: cannot import {given!r}: {error}") from error
+    if not isinstance(found, ParametricProblem):
+        raise ConfigError(
+            f"problem: {given!r} is a {type(found).__name__}; expected a Problem or QuadraticProgram."
+        )
+    return found
+
+
+def _build_fold(
+    problem: ParametricProblem, config: FoldConfig, path: str, outer: FoldConfig | None
+) -> Fold:
+    def at(part: str) -> str:
+        return f"{path}.{part}" if path else part
+
+    config = _inherit(config, outer)
+    _check_names(problem)
+    declared = problem
+    problem = folded_problem(declared, config.relaxation, at("relaxation"))
+    discrete = config.relaxation == "fixed_integers"
+    inner_call = outer is not None
+    solver = _plugin(config.solver, solvers, at("solver"), inner_call)
+    rule = _plugin(config.rule, update_rules, at("rule"), inner_call)
+    if solver is None:
+        solver = choose_solver(declared if discrete else problem, rule, at("solver"))
+    unrolled = config.mode in ("unfold", "unroll")
+    for solved in (declared, problem) if discrete else (problem,):
+        reason = solver_reason(solver, solved.lowered_structure)
+        if reason is not None:
+            raise ConfigError(
+                f"{at('solver')}: {_name(solver)} cannot solve this problem: {reason}."
+            )
+    if rule is None and (unrolled or not solver.capabilities.differentiable):
+        iterated = unrolled or solver.capabilities.needs_rule
+        rule = choose_rule(problem, at("rule"), nested=inner_call, iterated=iterated)
+    adjoint = None
+    inner: dict[str, Fold] = {}
+    if rule is not None:
+        _check_rule(rule, solver, problem, path=at("rule"))
+        adjoint = _plugin(config.adjoint, adjoint_solvers, at("adjoint"), inner_call)
+        adjoint = adjoint or choose_adjoint(at("adjoint"))
+        inner = _inner_folds(rule, problem, config, at("rule"))
+    elif config.adjoint is not None:
+        raise ConfigError(
+            f"{at('adjoint')}: {_name(solver)} is differentiable by itself and no rule is set, so "
+            f"an adjoint solver would have no effect. Name a rule, or leave the adjoint out."
+        )
+    make: Callable[..., Fold] = Fold
+    if config.relaxation is not None:
+        relaxed = FixedIntegersFold if discrete else RelaxedFold
+        make = partial(relaxed, integer=declared.structure.integer)
+    return make(
+        problem, solver=solver, rule=rule, adjoint=adjoint, config=config, path=path, inner=inner
+    )
+
+
+def _check_names(problem: ParametricProblem) -> None:
+    for name, param in problem.params.items():
+        if not name.isidentifier():
+            raise ConfigError(
+                f"problem: parameter name {name!r} cannot be passed by keyword; rename it."
+            )
+        # A learnable parameter becomes an attribute of the layer beside the layer's own.
+        if name in ("self", "warm_start") or (param.learnable and name in _LAYER_ATTRIBUTES):
+            raise ConfigError(f"problem: parameter name {name!r} is reserved by layers; rename it.")
+
+
+def _check_rule(rule: UpdateRule, solver: Solver, problem: ParametricProblem, path: str) -> None:
+    reason = rule.unsupported_reason(problem.structure)
+    if reason is not None:
+        raise ConfigError(f"{path}: {_name(rule)} cannot serve this problem: {reason}.")
+    if solver.capabilities.needs_rule and not rule.converges(problem.structure):
+        raise ConfigError(
+            f"{path}: {_name(solver)} runs the update rule, but iterating {_name(rule)} does not "
+            f"find solutions of this problem. Name another solver, or another rule."
+        )
+
+
+def _inner_folds(
+    rule: UpdateRule, problem: ParametricProblem, config: FoldConfig, path: str
+) -> dict[str, Fold]:
+    folds: dict[str, Fold] = {}
+    for name, inner_problem in rule.inner_problems(problem).items():
+        given = getattr(rule.config, name)
+        inner_config = FoldConfig() if given is None else given
+        if inner_config.problem is not None:
+            raise ConfigError(
+                f"{path}.{name}.problem: the rule defines the inner problem; leave it out."
+            )
+        folds[name] = _build_fold(inner_problem, inner_config, f"{path}.{name}", config)
+    return folds
+
+
+def _inherit(config: FoldConfig, outer: FoldConfig | None) -> FoldConfig:
+    """Derive an inner fold's unset tolerances and policies from the outer fold's."""
+    if outer is None:
+        return config
+    changes: dict[str, Any] = {}
+    for part in ("fixed_point", "kkt"):
+        own, above = getattr(config, part), getattr(outer, part)
+        unset = set(type(own).model_fields) - own.model_fields_set - {"polish"}
+        inherited = {name: getattr(above, name) for name in unset}
+        if "atol" in inherited:
+            inherited["atol"] *= _INNER_FACTOR
+        changes[part] = own.model_copy(update=inherited)
+    for policy in ("degeneracy", "on_failure", "on_adjoint_failure"):
+        if policy not in config.model_fields_set:
+            changes[policy] = getattr(outer, policy)
+    if outer.mode == "unroll" and "mode" not in config.model_fields_set:
+        changes["mode"] = "unroll"
+        if "iterations" not in config.model_fields_set:
+            changes["iterations"] = outer.iterations
+    return config.model_copy(update=changes)
+
+
+def _plugin(
+    reference: PluginReference | None, registry: Registry[PluginT], path: str, inner: bool
+) -> PluginT | None:
+    if reference is None:
+        return None
+    if reference.kind is None:
+        return _from_object(reference.instance, registry, path)
+    plugin_class = registry.load(reference.kind, path)
+    config = _plugin_config(plugin_class.config_class, reference.options, path, inner)
+    return plugin_class(config)
+
+
+def _from_object(given: Any, registry: Registry[PluginT], path: str) -> PluginT:
+    interface = registry.interface
+    if isinstance(given, type) and issubclass(given, interface):
+        plugin_class = cast(Any, given)
+        given = plugin_class(_plugin_config(plugin_class.config_class, {}, path, False))
+    elif interface is Solver and not isinstance(given, Solver) and callable(given):
+        given = CallableSolver(given)
+    if not isinstance(given, interface):
+        raise ConfigError(
+            f"{path}: got {given!r}; expected a name, a mapping with 'kind', or an object of "
+            f"{interface.__name__}{' or a callable' if interface is Solver else ''}."
+        )
+    return cast(PluginT, given)
+
+
+def _plugin_config(
+    config_class: type[PluginConfig], options: Mapping[str, Any], path: str, inner: bool
+) -> PluginConfig:
+    try:
+        config = config_class.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path, config_class)) from error
+    if not inner or not isinstance(config, IterativeConfig):
+        return config
+    tightened = {
+        name: min(value, max(value * _INNER_FACTOR, _INNER_FLOOR))
+        for name in ("rtol", "atol")
+        if name not in config.model_fields_set and (value := getattr(config, name)) > 0
+    }
+    return config.model_copy(update=tightened)
+
+
+def _explain(error: ValidationError, path: str, model: type[Any]) -> str:
+    """Say of the first wrong entry where it stands, what was given and what is possible."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    where = ".".join([part for part in [path, *location] if part])
+    if first["type"] == "extra_forbidden":
+        known = _known_fields(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"{where}: unknown option.{hint} Possible: {', '.join(known)}."
+    return f"{where or 'configuration'}: {first['msg']}, got {first['input']!r}."
+
+
+def _known_fields(model: type[Any], location: list[str]) -> list[str]:
+    """Follow a location into nested models; the fields of the innermost one found."""
+    for part in location:
+        field = model.model_fields.get(part)
+        nested = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
+        for candidate in nested:
+            if hasattr(candidate, "model_fields"):
+                model = candidate
+    return list(model.model_fields)
+
+
+def _name(plugin: object) -> str:
+    return type(plugin).__name__

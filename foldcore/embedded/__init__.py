@@ -1,1 +1,0 @@
-"""Plugins that ship with the core and register through the same entry points as all others."""

@@ -1,0 +1,1 @@
+"""The layer: forward pass, one call's bookkeeping, backward pass."""

@@ -1,0 +1,123 @@
+"""Polishing: run the rule from a solver's answer, and keep per sample the better of the two points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...interfaces.rule import BoundRule
+from ...program.lowering import Lowering
+from ...program.program import SmoothProgram
+from ...solution import Duals, KKTReport, Solution
+from ..call.certify import measure, reject
+from ..call.verdicts import Outcome
+from ..parts import Parts
+
+_ROUNDING = 10.0
+"""Machine epsilons of scaled KKT residual up to which a polished point counts as exact."""
+
+
+def polishes(parts: Parts) -> bool:
+    """Return whether the fold polishes, so that the solver's own answer is not the one to be judged."""
+    return parts.rule is not None and parts.config.fixed_point.polish > 0
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point with its multipliers and its certificate (a)."""
+
+    primal: Tensor
+    duals: Duals
+    kkt: KKTReport
+
+
+def polished(
+    parts: Parts,
+    program: SmoothProgram,
+    bound: BoundRule,
+    state: Tensor,
+    raw: Solution,
+    outcome: Outcome,
+) -> tuple[Tensor, Solution]:
+    """Run ``fixed_point.polish`` steps, and reject what certificate (a) rejects afterwards.
+
+    Invariant: no sample's scaled KKT residual is larger than before, beyond rounding; which point a
+    sample keeps does not depend on the others. A residual at the level of rounding is never a reason to
+    go back: in data of small units that of a good point and of an exact one are both there.
+
+    Args:
+        program, bound: The bound problem and rule.
+        state: The lifted answer. Shape (B, s).
+        raw: The solver's answer with certificate (a), in the original's variables.
+        outcome: Receives the samples whose better point is rejected.
+
+    Returns:
+        The state (B, s) of the points kept, and the answer with their primal, duals and certificate.
+    """
+    with torch.no_grad():
+        lowering = Lowering(program)
+        start = _start(lowering, bound, state, raw, outcome)
+        end = _run(bound, state, parts.config.fixed_point.polish)
+        found = _measured(lowering, bound, end, raw, outcome)
+        better = _not_worse(found.kkt.residual, start.kkt.residual)
+        kept = _choose(better, found, start)
+        reject(kept.kkt, outcome, parts.config.kkt)
+        answer = replace(raw, primal=kept.primal, duals=kept.duals, kkt=kept.kkt)
+        return torch.where(better[:, None], end, state), answer
+
+
+def _start(
+    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, outcome: Outcome
+) -> _Point:
+    """Return the answer as the rule's state holds it: for some rules x is not exactly what was lifted."""
+    if raw.kkt is None or raw.duals is None:
+        return _measured(lowering, bound, state, raw, outcome)
+    given = _Point(raw.primal, raw.duals, raw.kkt)
+    same = (bound.primal(state) == raw.primal).all(-1)
+    if bool(same.all()):
+        return given
+    return _choose(same, given, _measured(lowering, bound, state, raw, outcome))
+
+
+def _run(bound: BoundRule, state: Tensor, steps: int) -> Tensor:
+    """Return the state after the steps; a sample that overflows ends where it still was finite."""
+    start = state
+    for _ in range(steps):
+        moved = bound.step(state)
+        state = torch.where(torch.isfinite(moved).all(-1, keepdim=True), moved, state)
+    finite = torch.isfinite(bound.primal(state)).all(-1, keepdim=True)
+    return torch.where(finite, state, start)
+
+
+def _measured(
+    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, outcome: Outcome
+) -> _Point:
+    point = replace(raw, primal=bound.primal(state), duals=bound.duals(state))
+    found = lowering.restrict(measure(lowering, point, outcome))
+    if found.duals is None or found.kkt is None:
+        raise TypeError(
+            f"measure gave no multipliers or no certificate for {type(bound).__name__}."
+        )
+    return _Point(found.primal, found.duals, found.kkt)
+
+
+def _not_worse(after: Tensor, before: Tensor) -> Tensor:
+    return (after <= before) | (after <= _ROUNDING * torch.finfo(after.dtype).eps)
+
+
+def _choose(mask: Tensor, taken: _Point, kept: _Point) -> _Point:
+    """Return, per sample of the mask (B,), the one point or the other."""
+
+    def fields(one: object, other: object) -> dict[str, Tensor]:
+        return {
+            name: torch.where(mask.reshape(-1, *(1,) * (value.ndim - 1)), value, vars(other)[name])
+            for name, value in vars(one).items()
+        }
+
+    return _Point(
+        primal=torch.where(mask[:, None], taken.primal, kept.primal),
+        duals=Duals(**fields(taken.duals, kept.duals)),
+        kkt=KKTReport(**fields(taken.kkt, kept.kkt)),
+    )

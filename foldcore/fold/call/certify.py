@@ -1,0 +1,137 @@
+"""Apply the two certificates: attach them, reject what they reject, act on what they doubt."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...config import FixedPointConfig, KKTConfig, Policy
+from ...errors import CertificateError, CertificateWarning, name_samples
+from ...optimality.kkt import kkt_report
+from ...program.lowering import Lowering
+from ...solution import KKTReport, Solution, Status
+from .verdicts import Outcome
+
+
+def measure(lowering: Lowering, raw: Solution, outcome: Outcome) -> Solution:
+    """Attach certificate (a) without acting on it; NaN for failed samples.
+
+    Args:
+        lowering: The bound problem.
+        raw: An answer; its duals are recovered where it has none.
+        outcome: Tells which samples have failed.
+    """
+    point = lowering.complete(raw.primal)
+    report, duals = kkt_report(lowering.program, point, raw.duals)
+    if outcome.failed:
+        report = _without(report, outcome.mask(point.device))
+    return replace(raw, primal=point, duals=duals, kkt=report)
+
+
+def reject(report: KKTReport, outcome: Outcome, config: KKTConfig) -> None:
+    """Turn samples whose certificate (a) exceeds ``config.reject_above`` into failures."""
+    limit = max(config.reject_above, 1e5 * torch.finfo(report.residual.dtype).eps)
+    rejected = ~(report.residual <= limit)
+    if bool(rejected.any()):
+        _name_rejected(report, rejected, outcome)
+
+
+def check_kkt(report: KKTReport, outcome: Outcome, config: KKTConfig, subject: str) -> None:
+    """Act on samples that have not failed and whose certificate (a) exceeds ``config.atol``.
+
+    Args:
+        config: Tolerances, floored by the dtype, and the policy.
+        subject: How messages name the fold.
+
+    Raises:
+        CertificateError: If ``config.on_violation`` is "raise" and there are some.
+    """
+    residual = report.residual
+    atol = max(config.atol, 1e4 * torch.finfo(residual.dtype).eps)
+    exceeded = residual > atol
+    if not bool(exceeded.any()):
+        return
+    _act_on(
+        config.on_violation,
+        exceeded & ~outcome.mask(residual.device),
+        residual,
+        f"{subject}: scaled KKT residual above kkt.atol",
+        "Tighten the solver's tolerances, set or raise fixed_point.polish, or loosen kkt.atol.",
+    )
+
+
+def certify(
+    lowering: Lowering, raw: Solution, outcome: Outcome, config: KKTConfig, subject: str
+) -> Solution:
+    """Attach certificate (a), reject, and act on doubt: :func:`measure`, :func:`reject`, :func:`check_kkt`.
+
+    Raises:
+        CertificateError: As of :func:`check_kkt`.
+    """
+    certified = measure(lowering, raw, outcome)
+    if certified.kkt is not None:
+        reject(certified.kkt, outcome, config)
+        check_kkt(certified.kkt, outcome, config, subject)
+    return certified
+
+
+def _without(report: KKTReport, failed: Tensor) -> KKTReport:
+    """Return the report with NaN for failed samples: their rows are those of a placeholder."""
+    return KKTReport(
+        **{
+            name: value & ~failed
+            if value.dtype == torch.bool
+            else torch.where(failed, float("nan"), value)
+            for name, value in vars(report).items()
+        }
+    )
+
+
+def _name_rejected(report: KKTReport, rejected: Tensor, outcome: Outcome) -> None:
+    for i in torch.nonzero(rejected).flatten().tolist():
+        outcome.fail_one(
+            i,
+            Status.INACCURATE,
+            f"KKT residual: stationarity {float(report.stationarity[i]):.1e}, "
+            f"primal {float(report.primal[i]):.1e}, dual {float(report.dual[i]):.1e}, "
+            f"complementarity {float(report.complementarity[i]):.1e}",
+        )
+
+
+def check_fixed_point(
+    residual: Tensor, state: Tensor, outcome: Outcome, config: FixedPointConfig, subject: str
+) -> None:
+    """Act on samples whose certificate (b) exceeds ``config.atol``.
+
+    Args:
+        residual: ‖U(z) - z‖∞ / step. Shape (B,).
+        state: z. Shape (B, s).
+
+    Raises:
+        CertificateError: If ``config.on_violation`` is "raise" and a sample exceeds it.
+    """
+    atol = max(config.atol, 1e4 * torch.finfo(state.dtype).eps)
+    scaled = residual / (1 + state.abs().amax(-1)) if state.shape[-1] else residual
+    _act_on(
+        config.on_violation,
+        ~(scaled <= atol) & ~outcome.mask(state.device),
+        scaled,
+        f"{subject}: the solution is not a fixed point of the update rule: residual above "
+        f"fixed_point.atol",
+        "Tighten the solver's tolerances or set fixed_point.polish; if the residual stays, rule "
+        "and solver disagree about the problem.",
+    )
+
+
+def _act_on(policy: Policy, exceeded: Tensor, residual: Tensor, what: str, advice: str) -> None:
+    if policy == "ignore" or not bool(exceeded.any()):
+        return
+    samples = torch.nonzero(exceeded).flatten().tolist()
+    worst = float(residual[exceeded].max())
+    message = f"{what} for {len(samples)} samples ({name_samples(samples)}): {worst:.1e}. {advice}"
+    if policy == "raise":
+        raise CertificateError(message, samples)
+    warnings.warn(message, CertificateWarning, stacklevel=6)

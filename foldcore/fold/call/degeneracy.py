@@ -1,0 +1,104 @@
+"""Degenerate solutions: tell them apart, per sample, and act as the user chose.
+
+1. I - Φᵀ singular, the system consistent and Ψᵀv the same for all its solutions: the gradient is right.
+   It is reported by a warning (non-unique multipliers, for instance).
+2. No strict complementarity: the solution map has a kink. The policy decides.
+3. The system is inconsistent: the adjoint solver reports that it did not converge.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...config import DegeneracyConfig
+from ...errors import DegenerateError, DegenerateWarning, name_samples
+from ...solution import KKTReport
+from .verdicts import Outcome
+
+_UNIQUE = 1e-6
+"""Size of Ψᵀn, relative to that of a generic vector, up to which a null vector n has no effect."""
+
+
+def check_complementarity(
+    report: KKTReport, outcome: Outcome, config: DegeneracyConfig, subject: str
+) -> None:
+    """Act on samples whose strict-complementarity margin is too small for a unique gradient.
+
+    Raises:
+        DegenerateError: If the policy is "raise" and a good sample is degenerate.
+    """
+    floor = 100 * torch.finfo(report.margin.dtype).eps
+    weak = (report.margin <= max(config.margin, floor)) & ~outcome.mask(report.margin.device)
+    if not bool(weak.any()):
+        return
+    samples = torch.nonzero(weak).flatten().tolist()
+    message = (
+        f"{subject}: {len(samples)} samples ({name_samples(samples)}) are degenerate: an active "
+        f"constraint has no multiplier (margin {float(report.margin[weak].min()):.1e}), so the "
+        f"solution has a kink there"
+    )
+    if config.policy == "raise":
+        raise DegenerateError(
+            f"{message}. Smooth the problem, or set degeneracy.policy: one_sided.", samples
+        )
+    warnings.warn(f"{message}; the gradient is one-sided.", DegenerateWarning, stacklevel=2)
+
+
+def check_uniqueness(
+    updated: Tensor,
+    parameters: Sequence[Tensor],
+    null_vector: Tensor,
+    config: DegeneracyConfig,
+    subject: str,
+) -> None:
+    """Test for singular samples whether the gradient Ψᵀv depends on the choice of v.
+
+    Args:
+        updated: U(z*, θ) on the graph. Shape (B, s).
+        parameters: The tensors that need a gradient.
+        null_vector: See :class:`AdjointSolution`; nonzero rows are the singular samples.
+        config: The policy: only "minimum_norm" accepts a gradient that is not unique.
+        subject: How messages name the fold.
+
+    Raises:
+        DegenerateError: If the gradient is not unique and the policy is not "minimum_norm".
+    """
+    singular = torch.nonzero(null_vector.abs().amax(-1)).flatten().tolist()
+    ambiguous = [i for i in singular if _has_effect(updated, parameters, null_vector, i)]
+    if ambiguous and config.policy != "minimum_norm":
+        raise DegenerateError(
+            f"{subject}: the adjoint system of samples {name_samples(ambiguous)} is singular and "
+            f"the gradient is not unique. Smooth the problem, or accept the minimum-norm adjoint "
+            f"with degeneracy.policy: minimum_norm.",
+            ambiguous,
+        )
+    unique = [i for i in singular if i not in ambiguous]
+    for samples, kind in ((unique, "unique all the same"), (ambiguous, "the minimum-norm one")):
+        if samples:
+            warnings.warn(
+                f"{subject}: the adjoint system of samples {name_samples(samples)} is singular; "
+                f"their gradient is {kind}.",
+                DegenerateWarning,
+                stacklevel=2,
+            )
+
+
+def _has_effect(
+    updated: Tensor, parameters: Sequence[Tensor], null_vector: Tensor, sample: int
+) -> bool:
+    """Compare Ψᵀn with Ψᵀw for one sample, w being generic of the same length."""
+    sizes = []
+    row = null_vector[sample]
+    generic = torch.linspace(1, 2, row.numel(), dtype=row.dtype, device=row.device)
+    for direction in (row, generic * (row.norm() / generic.norm())):
+        cotangent = torch.zeros_like(null_vector)
+        cotangent[sample] = direction
+        pulled = torch.autograd.grad(
+            updated, parameters, cotangent, retain_graph=True, allow_unused=True
+        )
+        sizes.append(sum(float(g.norm()) ** 2 for g in pulled if g is not None) ** 0.5)
+    return bool(sizes[0] > _UNIQUE * sizes[1])

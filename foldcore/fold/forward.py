@@ -1,0 +1,123 @@
+"""The forward pass: run the black box, certify its answer, replace the samples that failed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from .. import hooks
+from ..errors import ConfigError, RecognitionError
+from ..interfaces.solver import IterationMap
+from ..program.lowering import Lowering
+from ..program.program import SmoothProgram
+from ..solution import Solution, Status
+from ..solvers.sessions import session_for
+from .backward.polish import polishes
+from .call.certify import certify, measure
+from .call.inputs import Inputs
+from .call.repair import repaired_inputs, with_donor_rows
+from .call.verdicts import Outcome
+from .parts import Parts
+
+
+def solve_black_box(
+    parts: Parts,
+    inputs: Inputs,
+    outcome: Outcome,
+    warm_start: Solution | None,
+    *,
+    recorded: bool,
+    program: SmoothProgram | None = None,
+) -> tuple[Solution | None, Solution | None]:
+    """Run the black box and certify its answer; where the fold polishes, measure the certificate only.
+
+    Args:
+        recorded: The solver is differentiable and its answer shall carry gradients.
+        program: That of ``inputs``, detached, where it is bound already; no sample may have failed.
+
+    Returns:
+        The certified solution, detached, with failed samples replaced; None if no sample is
+        left. And the solver's own answer, on the graph if ``recorded``.
+    """
+    started = time.perf_counter()
+    hooks.solve_started(parts.path, inputs.batch)
+    while True:
+        known = outcome.failed
+        good = repaired_inputs(inputs, outcome)
+        with torch.set_grad_enabled(recorded):
+            if program is None or recorded:
+                values = good.values if recorded else good.detached()
+                program = parts.problem.bind(values, inputs.batch)
+            lowering = Lowering(program)
+            answer = _ask_solver(parts, lowering, inputs, warm_start)
+        with torch.no_grad():
+            raw = _certified(parts, lowering, answer, inputs, outcome)
+        if raw is None or not recorded or outcome.failed == known:
+            break
+        # A recorded answer must not hold failed samples: solve again with those replaced.
+    if raw is not None:
+        hooks.solve_finished(parts.path, raw, time.perf_counter() - started)
+    return raw, answer
+
+
+def _ask_solver(
+    parts: Parts, lowering: Lowering, inputs: Inputs, warm_start: Solution | None
+) -> Solution:
+    structure = parts.problem.lowered_structure
+    session = session_for(parts.owner, parts.solver, structure, (inputs.dtype, inputs.device))
+    needs_rule = parts.solver.capabilities.needs_rule
+    as_declared = needs_rule or parts.solver.capabilities.regularizers
+    if warm_start is not None and not as_declared:
+        warm_start = lowering.complete_start(warm_start)
+    answer = session.solve(
+        lowering.original if as_declared else lowering.program,
+        changed=frozenset(structure.template.varying),
+        warm_start=warm_start if parts.solver.capabilities.warm_start else None,
+        iteration=_iteration(parts, lowering.original) if needs_rule else None,
+    )
+    if as_declared and lowering.original.regularizers:
+        # Multipliers of the declared rows are not those of the lowered program: recover them.
+        answer = replace(answer, duals=None)
+    return answer
+
+
+def _certified(
+    parts: Parts, lowering: Lowering, answer: Solution, inputs: Inputs, outcome: Outcome
+) -> Solution | None:
+    raw = replace(answer, primal=answer.primal.detach().to(inputs.device, inputs.dtype))
+    outcome.merge(raw.status, raw.messages, type(parts.solver).__name__)
+    if not bool(torch.isfinite(raw.primal.sum())):  # a finite sum has finite terms
+        nonfinite = ~torch.isfinite(raw.primal).all(-1)
+        outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
+    if outcome.donor() is None:
+        return None
+    raw = with_donor_rows(raw, outcome)
+    mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
+    if mismatch is not None:
+        raise RecognitionError(
+            f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
+            f"the quadratic that was extracted. Leave out structure=."
+        )
+    if polishes(parts):
+        # Judged after polishing: an answer that is only rough is none that has failed.
+        return lowering.restrict(measure(lowering, raw, outcome))
+    raw = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
+    if outcome.donor() is None:
+        return None
+    return lowering.restrict(with_donor_rows(raw, outcome))
+
+
+def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:
+    if parts.rule is None:
+        raise ConfigError(f"{parts.subject}: this solver runs an update rule, but there is none.")
+    bound = parts.rule.bind(program, parts.inner)
+    return IterationMap(
+        start=bound.initial,
+        step=bound.step,
+        residual=bound.residual,
+        primal=bound.primal,
+        duals=bound.duals,
+        failed=bound.failed,
+    )

@@ -1,0 +1,151 @@
+"""UpdateRule: one differentiable iteration z -> U(z, params) whose fixed point is the solution."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from ..plugin_config import PluginConfig
+from ..problem.parametric import ParametricProblem, ProgramStructure
+from ..program.program import SmoothProgram
+from ..solution import Duals, Solution
+from .adjoint import FixedPointOperator
+
+
+class InnerFold(Protocol):
+    """What a rule sees of an inner fold: a differentiable function of the inner problem's parameters."""
+
+    def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
+        """Solve the inner problem for B samples, differentiably.
+
+        Args:
+            values: The inner problem's parameters, each ``(*shape)`` or ``(B, *shape)``.
+            duals: Whether differentiable duals are wanted too.
+
+        Returns:
+            primal (B, n) on the graph; failed samples are marked in ``status`` and hold a benign
+            placeholder with zero gradient, never NaN.
+        """
+        ...
+
+
+class BoundRule(ABC):
+    """An update rule bound to one batch of data. Holds factorisations and inner folds, on the graph.
+
+    The state z is one flat tensor (B, s). ``primal`` and ``duals`` may depend on the parameters
+    directly: the fixed-point node wraps z alone, so that this direct term reaches autograd.
+    """
+
+    @abstractmethod
+    def initial(self, primal: Tensor | None = None) -> Tensor:
+        """Return a state to start the iteration from, near ``primal`` (B, n) if one is given."""
+
+    @abstractmethod
+    def lift(self, solution: Solution) -> Tensor:
+        """Return the state z* (B, s) that belongs to a solution, without gradient.
+
+        Duals that the solution lacks are recovered (:func:`foldcore.recover_duals`) if z needs them.
+        """
+
+    @abstractmethod
+    def step(self, state: Tensor) -> Tensor:
+        """Return U(z), (B, s) -> (B, s), differentiable in z and in the parameters."""
+
+    @abstractmethod
+    def primal(self, state: Tensor) -> Tensor:
+        """Return x (B, n) from a state, differentiable in z and in the parameters."""
+
+    def duals(self, state: Tensor) -> Duals | None:
+        """Return the duals that the state carries, on the graph, or None where it carries none."""
+        return None
+
+    def at(self, state: Tensor) -> BoundRule:
+        """Return the rule with its step-size constants chosen for this fixed point (B, s).
+
+        Any step keeps the fixed point; a step chosen locally makes Φ contract. The default is the
+        rule itself. Constants chosen here are constants for autograd.
+        """
+        return self
+
+    def with_step(self, step: Tensor) -> BoundRule | None:
+        """Return the rule with another step size per sample, (B,); None for rules without one."""
+        return None
+
+    def jacobian(self, state: Tensor) -> FixedPointOperator | None:
+        """Return Φ at a fixed point where the rule knows it in closed form; None for autograd's."""
+        return None
+
+    def residual(self, state: Tensor, updated: Tensor) -> Tensor:
+        """Return ‖U(z) - z‖∞ divided by the step size, per sample. Shape (B,)."""
+        gap = (updated - state).detach().abs()
+        largest = gap.amax(dim=-1) if gap.shape[-1] else gap.new_zeros(gap.shape[0])
+        return largest / self.step_scale
+
+    @property
+    def step_scale(self) -> Tensor | float:
+        """The step size that scales the residual: a number or (B,). 1 for rules without one."""
+        return 1.0
+
+    def failed(self) -> Tensor | None:
+        """Return the samples whose last step could not be evaluated, (B,) bool, or None for none.
+
+        Their rows hold finite placeholders without gradient, so that other samples are unharmed.
+        """
+        return None
+
+    def inner_reports(self) -> Mapping[str, Solution]:
+        """Return the latest reports of the inner folds by the rule's name for them."""
+        return {}
+
+
+class UpdateRule(ABC):
+    """One iteration of an algorithm, written in PyTorch, whose fixed point solves the problem.
+
+    An implementation is built from its config (``UpdateRule(config)``) and keeps no state.
+
+    Attributes:
+        api_version: See :class:`AdjointSolver`, likewise ``config_class``.
+    """
+
+    api_version: ClassVar[int]
+    config_class: ClassVar[type[PluginConfig]]
+    config: PluginConfig
+
+    @abstractmethod
+    def __init__(self, config: PluginConfig) -> None:
+        """Args: config: An instance of ``config_class``."""
+
+    @classmethod
+    def unusable_reason(cls) -> str | None:
+        """Return why this plugin cannot work on this machine, or None where it can."""
+        return None
+
+    @classmethod
+    def rank(cls, structure: ProgramStructure) -> float:
+        """Return a preference for this structure when the user names no rule; 0 means never."""
+        return 0.0
+
+    def converges(self, structure: ProgramStructure) -> bool:
+        """Return whether iterating from ``initial`` finds a solution, so that ``iterate`` may run it."""
+        return False
+
+    @abstractmethod
+    def unsupported_reason(self, structure: ProgramStructure) -> str | None:
+        """Return why this rule cannot serve problems of this structure, or None where it can."""
+
+    def inner_problems(self, problem: ParametricProblem) -> Mapping[str, ParametricProblem]:
+        """Return the inner problems this rule needs, by the name of the config field that folds them."""
+        return {}
+
+    @abstractmethod
+    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
+        """Bind to a batch of data. Called once per call of the layer.
+
+        Args:
+            program: The problem with its parameters bound; its tensors are on the graph where a
+                parameter needs a gradient.
+            inner: One fold per entry of :meth:`inner_problems`.
+        """

@@ -1,0 +1,1 @@
+"""Batched numbers: products, linear solves, eigenvalues, sparse matrices. Knows no problem."""

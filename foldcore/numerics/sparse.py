@@ -1,0 +1,100 @@
+"""Sparse matrices with one pattern per batch; their gradients live on the pattern only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ProblemError
+from ..param import Param
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Declaration of a sparse matrix in a problem. Entries of equal position add up.
+
+    Args:
+        rows, cols: Position of each entry. Shape (nnz,), int64.
+        shape: (rows, columns) of the matrix.
+        values: Constant values (nnz,), or a ``Param(nnz)``.
+
+    Raises:
+        ProblemError: If positions are out of range or lengths differ.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    shape: tuple[int, int]
+    values: Tensor | Param
+
+    def __post_init__(self) -> None:
+        nnz = self.rows.numel()
+        if self.rows.shape != (nnz,) or self.cols.shape != (nnz,):
+            raise ProblemError(
+                f"Sparse: rows and cols must be vectors of one length, "
+                f"got {tuple(self.rows.shape)} and {tuple(self.cols.shape)}."
+            )
+        if self.rows.dtype != torch.int64 or self.cols.dtype != torch.int64:
+            raise ProblemError(f"Sparse: rows and cols must be int64, got {self.rows.dtype}.")
+        if nnz and (
+            int(self.rows.min()) < 0
+            or int(self.cols.min()) < 0
+            or int(self.rows.max()) >= self.shape[0]
+            or int(self.cols.max()) >= self.shape[1]
+        ):
+            raise ProblemError(f"Sparse: an entry lies outside the shape {self.shape}.")
+        if tuple(self.values.shape) != (nnz,):
+            raise ProblemError(
+                f"Sparse: values have shape {tuple(self.values.shape)}, expected ({nnz},)."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SparseMatrix:
+    """A sparse matrix with its values bound: (nnz,) shared by the batch, or (B, nnz)."""
+
+    rows: Tensor
+    cols: Tensor
+    shape: tuple[int, int]
+    values: Tensor
+
+    @property
+    def batched(self) -> bool:
+        return self.values.ndim == 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    def matvec(self, x: Tensor) -> Tensor:
+        """Return M x for each row of x. Shapes (B, columns) -> (B, rows)."""
+        products = x[:, self.cols] * self.values
+        out = x.new_zeros(x.shape[0], self.shape[0])
+        return out.index_add(1, self.rows, products)
+
+    def transpose(self) -> SparseMatrix:
+        return SparseMatrix(self.cols, self.rows, (self.shape[1], self.shape[0]), self.values)
+
+    def to_dense(self) -> Tensor:
+        """Return (rows, columns) or (B, rows, columns)."""
+        flat = self.rows * self.shape[1] + self.cols
+        lead = self.values.shape[:-1]
+        out = self.values.new_zeros(*lead, self.shape[0] * self.shape[1])
+        return out.index_add(-1, flat, self.values).reshape(*lead, *self.shape)
+
+    def symmetrised(self) -> SparseMatrix:
+        """Return ½(M + Mᵀ); its pattern is the union, entries of equal position add up."""
+        return SparseMatrix(
+            torch.cat([self.rows, self.cols]),
+            torch.cat([self.cols, self.rows]),
+            self.shape,
+            torch.cat([self.values, self.values], dim=-1) / 2,
+        )
+
+    def detach(self) -> SparseMatrix:
+        return SparseMatrix(self.rows, self.cols, self.shape, self.values.detach())
+
+
+Matrix = Tensor | SparseMatrix

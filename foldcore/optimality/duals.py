@@ -1,0 +1,246 @@
+"""Recover multipliers at a given primal point: bounded least squares on the active set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..numerics.solving import matvec, rmatvec
+from ..program.program import SmoothProgram
+from ..quadratic.merge import concatenate
+from ..solution import Duals
+
+_SINGULAR = 1e-12
+"""Squared relative size of a Cholesky pivot below which active gradients count as dependent."""
+
+
+@dataclass(frozen=True)
+class RecoveredDuals:
+    """Multipliers that best explain a point.
+
+    Attributes:
+        duals: See :class:`Duals`. Differentiable in x and the parameters, on the fixed active set.
+        unique: Whether the active constraints' gradients are independent. Shape (B,), bool.
+    """
+
+    duals: Duals
+    unique: Tensor
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """Which constraints hold with equality, per sample; boolean masks.
+
+    Attributes:
+        equality: (B, p). True, but for rows that others of the batch's sample imply.
+        inequality: (B, m).
+        lower, upper: (B, n). Where both bounds coincide, both are active.
+    """
+
+    equality: Tensor
+    inequality: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def fixed(self) -> Tensor:
+        """Variables at a bound. Shape (B, n)."""
+        return self.lower | self.upper
+
+
+def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet:
+    """Return the constraints whose slack is at most tolerance·(1 + |bound|).
+
+    The bound of a linear row is its h, that of a quadratic or function row 0.
+    """
+    with torch.no_grad():
+        g = program.inequality(x)
+        none = torch.zeros_like(x, dtype=torch.bool)
+        lower, upper = program.lower, program.upper
+        size = torch.ones_like(g)
+        h = program.data.h
+        if h is not None:
+            size[:, : h.shape[-1]] += torch.where(torch.isfinite(h), h.abs(), torch.zeros_like(h))
+        return ActiveSet(
+            equality=g.new_ones(g.shape[0], program.n_equality, dtype=torch.bool),
+            inequality=g >= -tolerance * size,
+            lower=none if lower is None else _at_bound(x - lower, lower, tolerance),
+            upper=none if upper is None else _at_bound(upper - x, upper, tolerance),
+        )
+
+
+def _at_bound(slack: Tensor, bound: Tensor, tolerance: float) -> Tensor:
+    # An absent bound has an infinite slack, and an infinite allowance that would admit it.
+    return torch.isfinite(bound) & (slack <= tolerance * (1 + bound.abs()))
+
+
+def recover_duals(
+    program: SmoothProgram, x: Tensor, active_tolerance: float = 1e-6
+) -> RecoveredDuals:
+    """Return the multipliers λ that minimise ‖∇f(x) + Jᵀλ‖₂ over the active set, signs respected.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), equation (18.21), with signs. Variables at
+    a bound take up their own stationarity residual, so only the free components are fitted. One
+    batched Cholesky factorisation serves all samples; those whose signs come out wrong, or whose
+    active gradients are dependent, are fitted one by one by ``scipy.optimize.nnls``, whose active
+    sets have independent gradients, to find the support, then solved again on it.
+
+    Args:
+        program: The bound problem.
+        x: A (near) optimal point. Shape (B, n).
+        active_tolerance: A constraint is active where its slack is at most this, relative to
+            1 + |bound|.
+    """
+    active = active_set(program, x, active_tolerance)
+    duals, unique = _fit(program, x, active)
+    with torch.no_grad():
+        doubtful = ~unique | ~_signs_hold(program, duals, active)
+        if bool(doubtful.any()):
+            active = _supports(program, x, active, doubtful)
+    if bool(doubtful.any()):
+        duals, unique_on_support = _fit(program, x, active)
+        unique = unique & unique_on_support
+    return RecoveredDuals(duals=_clip(duals), unique=unique)
+
+
+def _fit(program: SmoothProgram, x: Tensor, active: ActiveSet) -> tuple[Duals, Tensor]:
+    gradient = program.gradient(x)
+    p, m = program.n_equality, program.n_inequality
+    batch = x.shape[0]
+    unique = torch.ones(batch, dtype=torch.bool, device=x.device)
+    residual = gradient
+    equality, inequality = x.new_zeros(batch, p), x.new_zeros(batch, m)
+    if p + m:
+        rows = _rows(program, x)
+        mask = torch.cat([active.equality, active.inequality], -1).to(x.dtype)
+        free = (~active.fixed).to(x.dtype)
+        unbounded = program.lower is None and program.upper is None
+        if rows.ndim == 2 and not m and unbounded and bool(active.equality.all()):
+            mask, free = mask[0], free[0]
+        weights, unique = _least_squares(rows, mask, free, gradient)
+        residual = gradient + rmatvec(rows, weights)
+        equality, inequality = weights[:, :p], weights[:, p:]
+    zero = torch.zeros_like(residual)
+    both = active.lower & active.upper
+    at_lower = active.lower & (~both | (residual.detach() >= 0))
+    at_upper = active.upper & ~at_lower
+    return (
+        Duals(
+            equality=equality,
+            inequality=inequality,
+            lower=torch.where(at_lower, residual, zero),
+            upper=torch.where(at_upper, -residual, zero),
+        ),
+        unique,
+    )
+
+
+def _rows(program: SmoothProgram, x: Tensor) -> Tensor:
+    blocks = [program.equality_jacobian(x), program.inequality_jacobian(x)]
+    return concatenate(blocks, dim=-2, sample_dims=2)
+
+
+def _least_squares(
+    rows: Tensor, mask: Tensor, free: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return weights w minimising ‖free·(gradient + rowsᵀ w)‖ with w = 0 where mask is 0.
+
+    Args:
+        rows: (k, n) or (B, k, n).
+        mask, free: (B, k) and (B, n); (k,) and (n,) where all samples share them and the rows, which
+            are then factored once.
+        gradient: (B, n).
+
+    Returns:
+        w, (B, k), and whether the masked rows are independent, (B,) bool.
+    """
+    masked = mask.unsqueeze(-1) * rows * free.unsqueeze(-2)
+    with torch.no_grad():
+        length = torch.linalg.vector_norm(masked, dim=-1)
+        # Rows of unit length: independence must not depend on the units they are written in.
+        scale = torch.where(length > 0, 1 / length, torch.ones_like(length))
+    masked = masked * scale.unsqueeze(-1)
+    gram = masked @ masked.mT + torch.diag_embed(1 - mask)
+    factor, info = torch.linalg.cholesky_ex(gram)
+    pivots = torch.diagonal(factor.detach(), dim1=-2, dim2=-1)
+    regular = (info == 0) & (pivots.amin(-1) ** 2 > _SINGULAR)
+    if not bool(regular.all()):
+        # A unit matrix keeps the singular samples finite; they are marked and fitted elsewhere.
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        gram = torch.where(regular[..., None, None], gram, identity)
+        factor = torch.linalg.cholesky(gram)
+    weights = _cholesky_solve(factor, -matvec(masked, gradient))
+    # One refinement step against the original rows undoes the squared condition number's loss.
+    error = -matvec(masked, gradient + rmatvec(masked, weights))
+    refined = (weights + _cholesky_solve(factor, error)) * (mask * scale)
+    answer = torch.where(regular.unsqueeze(-1), refined, torch.zeros_like(refined))
+    return answer, regular.expand(gradient.shape[0])
+
+
+def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
+    """Solve with a factor (k, k) or (B, k, k) for right-hand sides (B, k)."""
+    if factor.ndim == 2:
+        return torch.cholesky_solve(right.mT, factor).mT
+    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+
+
+def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tensor:
+    size = 1 + torch.stack(
+        [v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[0]) for v in vars(duals).values()]
+    ).amax(0)
+    threshold = -1e-8 * size[:, None]
+    return (
+        (duals.inequality >= threshold).all(-1)
+        & (duals.lower >= threshold).all(-1)
+        & (duals.upper >= threshold).all(-1)
+    )
+
+
+def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Tensor) -> ActiveSet:
+    """Return the active set cut down, for doubtful samples, to the support of a bounded fit."""
+    from scipy.optimize import nnls  # scipy stays out of `import foldcore`
+
+    rows = _rows(program, x)
+    gradient = program.gradient(x)
+    p, n = program.n_equality, program.n
+    masks = [mask.clone() for mask in vars(active).values()]
+    identity = torch.eye(n, dtype=torch.float64)
+    # Where a point is so far away that its gradients overflow there is nothing to fit.
+    doubtful = doubtful & gradient.isfinite().all(-1) & rows.isfinite().all(-1).all(-1)
+    for i in torch.nonzero(doubtful).flatten().tolist():
+        jacobian = (rows[i] if rows.ndim == 3 else rows).double().cpu()
+        flags = [mask[i].cpu() for mask in masks]
+        blocks = [
+            jacobian[:p][flags[0]],
+            jacobian[p:][flags[1]],
+            -identity[flags[2]],
+            identity[flags[3]],
+        ]
+        free = int(flags[0].sum())
+        # Equality multipliers have no sign: each is the difference of two that have.
+        matrix = torch.cat([-blocks[0], *blocks]).numpy().T
+        if matrix.shape[1] == 0:
+            continue
+        fit, _ = nnls(
+            matrix, -gradient[i].double().cpu().numpy(), maxiter=100 + 10 * matrix.shape[1]
+        )
+        signed = torch.from_numpy(fit)
+        weights = torch.cat([signed[:free] + signed[free : 2 * free], signed[2 * free :]])
+        used = torch.split(weights > 1e-10 * (1 + weights.max()), [int(f.sum()) for f in flags])
+        for mask, flag, kept in zip(masks, flags, used, strict=True):
+            support = flag.clone()
+            support[flag] = kept
+            mask[i] = support.to(mask.device)
+    return ActiveSet(*masks)
+
+
+def _clip(duals: Duals) -> Duals:
+    """Set the rounding-size negative multipliers that the sign check let pass to zero."""
+    return Duals(
+        equality=duals.equality,
+        inequality=duals.inequality.clamp(min=0),
+        lower=duals.lower.clamp(min=0),
+        upper=duals.upper.clamp(min=0),
+    )

@@ -1,0 +1,214 @@
+"""Certificate (a): the scaled KKT residual of a point, from the problem's data alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..atoms import Indicator, Regularizer
+from ..errors import UnsupportedError
+from ..numerics.solving import rmatvec
+from ..program.program import SmoothProgram
+from ..solution import Duals, KKTReport
+from .duals import recover_duals
+from .subgradient import StackedTerms, recover_subgradient
+
+_ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
+
+
+def kkt_report(
+    program: SmoothProgram, x: Tensor, duals: Duals | None = None
+) -> tuple[KKTReport, Duals]:
+    """Measure how far x is from a KKT point, per sample, without gradient.
+
+    Source: Nocedal and Wright, Numerical Optimization (2006), conditions (12.34), with complementarity as
+    min(slack, multiplier), which unlike the product needs no common scale.
+
+    Args:
+        program: The bound problem, lowered.
+        x: Shape (B, n).
+        duals: The solver's multipliers; recovered from x where None.
+
+    Returns:
+        The report and the duals it used.
+
+    Raises:
+        UnsupportedError: If there are regularizers, or sets without rows, beside other constraints.
+    """
+    with torch.no_grad():
+        if program.regularizers or any(not atom.has_rows for atom in program.sets):
+            return _proximal_report(program, x)
+        if duals is None:
+            return _best_recovered(program, x)
+        unique = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+        return _report(program, x, duals, unique), duals
+
+
+def _best_recovered(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
+    """Recover duals with the active tolerance that leaves the smallest residual per sample.
+
+    An inaccurate solver's active constraints have slack: too tight a tolerance misses them. Any
+    choice is honest, for the residual holds the slack of what counts as active.
+    """
+    first = recover_duals(program, x, _ACTIVE_TOLERANCES[0])
+    duals, report = first.duals, _report(program, x, first.duals, first.unique)
+    for tolerance in _ACTIVE_TOLERANCES[1:]:
+        if bool((report.residual <= _ACTIVE_TOLERANCES[0]).all()):
+            break
+        recovered = recover_duals(program, x, tolerance)
+        trial = _report(program, x, recovered.duals, recovered.unique)
+        better = trial.residual < report.residual
+        report = KKTReport(**_chosen(better, trial, report))
+        duals = Duals(**_chosen(better, recovered.duals, duals))
+    return report, duals
+
+
+def _chosen(mask: Tensor, taken: object, kept: object) -> dict[str, Tensor]:
+    return {
+        name: torch.where(mask.reshape(-1, *(1 for _ in value.shape[1:])), value, vars(kept)[name])
+        for name, value in vars(taken).items()
+    }
+
+
+def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> KKTReport:
+    gradient = program.gradient(x)
+    pull = _constraint_pull(program, x, duals)
+    pinned = _pinned(program, x)
+    primal_size = 1 + _largest(x)
+    dual_size = 1 + _dual_size(program, gradient, pull, duals)
+    slacks, multipliers = _inequality_pairs(program, x, duals, pinned)
+    slacks, multipliers = slacks / primal_size[:, None], multipliers / dual_size[:, None]
+    violation = _largest(program.equality(x)) / primal_size
+    # Both bounds of a pinned variable count as active, and hold one direction.
+    active = (multipliers > slacks).sum(-1)
+    if pinned is not None:
+        active = active - pinned.sum(-1)
+    if slacks.shape[-1]:
+        primal = violation.maximum(-slacks.amin(-1))
+        dual = (-multipliers.amin(-1)).clamp(min=0)
+        complementarity = torch.minimum(slacks, multipliers).amax(-1).clamp(min=0)
+        margin = torch.maximum(slacks, multipliers).amin(-1)
+    else:
+        primal, dual, complementarity = violation, *violation.new_zeros(2, x.shape[0])
+        margin = torch.full_like(primal_size, float("inf"))
+    return KKTReport(
+        stationarity=_largest(gradient + pull) / dual_size,
+        primal=primal,
+        dual=dual,
+        complementarity=complementarity,
+        margin=margin,
+        free_directions=(program.n - program.n_equality - active).to(x.dtype),
+        unique_duals=unique,
+    )
+
+
+def _constraint_pull(program: SmoothProgram, x: Tensor, duals: Duals) -> Tensor:
+    """Return ∇L - ∇f, without a second ∇f. Shape (B, n)."""
+    data, functions = program.data, program.functions
+    pull = torch.zeros_like(x)
+    if program.n_equality:
+        rows = data.A if "equality" not in functions else None
+        rows = program.equality_jacobian(x) if rows is None else rows
+        pull = rmatvec(rows, duals.equality)
+    if program.n_inequality:
+        linear = "inequality" not in functions and not data.n_quadratic
+        rows = data.G if linear else None
+        rows = program.inequality_jacobian(x) if rows is None else rows
+        pull = pull + rmatvec(rows, duals.inequality)
+    if program.lower is not None:
+        pull = pull - duals.lower
+    if program.upper is not None:
+        pull = pull + duals.upper
+    return pull
+
+
+def _dual_size(program: SmoothProgram, gradient: Tensor, pull: Tensor, duals: Duals) -> Tensor:
+    """Return the largest term of the stationarity condition. Shape (B,)."""
+    size = _largest(gradient).maximum(_largest(pull))
+    for bound, multiplier in ((program.lower, duals.lower), (program.upper, duals.upper)):
+        if bound is not None:
+            size = size.maximum(_largest(multiplier))
+    return size
+
+
+def _pinned(program: SmoothProgram, x: Tensor) -> Tensor | None:
+    """Return the variables whose bounds coincide, (B, n) bool; None where there are not both."""
+    if program.lower is None or program.upper is None:
+        return None
+    return (program.lower == program.upper).expand_as(x)
+
+
+def _inequality_pairs(
+    program: SmoothProgram, x: Tensor, duals: Duals, pinned: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the slacks and multipliers of all inequalities and bounds, (B, m + up to 2n) each.
+
+    A variable whose bounds coincide is an equality: its slack of 0 says nothing about strict
+    complementarity, so the pair is reported as strictly active.
+    """
+    slacks, multipliers = [-program.inequality(x)], [duals.inequality]
+    lower, upper = program.lower, program.upper
+    for bound, gap, multiplier in (
+        (lower, None if lower is None else x - lower, duals.lower),
+        (upper, None if upper is None else upper - x, duals.upper),
+    ):
+        if bound is None or gap is None:
+            continue
+        if pinned is not None:
+            multiplier = torch.where(pinned, float("inf"), multiplier)
+        slacks.append(gap)
+        multipliers.append(multiplier)
+    if len(slacks) == 1:
+        return slacks[0], multipliers[0]
+    return torch.cat(slacks, -1), torch.cat(multipliers, -1)
+
+
+def _proximal_report(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
+    """Certificate for terms and sets without rows, by their proximal operators.
+
+    One term R: the natural map x - prox_R(x - ∇f), zero iff 0 ∈ ∇f + ∂R. Source: Beck, First-Order
+    Methods in Optimization (2017), theorem 10.7. Other terms Σ g_i(D_i x): recovered subgradients, their
+    sum as stationarity, their membership of ∂g as complementarity. The margin is unknown: NaN.
+    """
+    terms = _terms(program)
+    gradient = program.gradient(x)
+    size, zero = 1 + _largest(gradient), x.new_zeros(x.shape[0])
+    primal, complementarity = zero, zero
+    if len(terms) == 1 and terms[0].has_prox:
+        stationarity = _largest(x - terms[0].prox(x - gradient, 1.0)) / size
+        if isinstance(terms[0], Indicator):
+            primal = _largest(x - terms[0].prox(x, 1.0)) / (1 + _largest(x))
+    else:
+        stacked = StackedTerms(terms, program.n)
+        found = recover_subgradient(stacked, x, gradient)
+        stationarity = found.stationarity / size
+        image_size = 1 + _largest(stacked.image(x)).maximum(_largest(found.value))
+        complementarity = found.inclusion / image_size
+    report = KKTReport(
+        stationarity=stationarity,
+        primal=primal,
+        dual=zero,
+        complementarity=complementarity,
+        margin=torch.full_like(size, float("nan")),
+        free_directions=torch.full_like(size, float("nan")),
+        unique_duals=torch.ones_like(size, dtype=torch.bool),
+    )
+    return report, program.pad_duals(None)
+
+
+def _terms(program: SmoothProgram) -> tuple[Regularizer, ...]:
+    if not program.regularizers and len(program.sets) == 1:
+        return (Indicator(program.sets[0]),)
+    bounded = program.lower is not None or program.upper is not None
+    if program.sets or program.n_equality or program.n_inequality or bounded:
+        names = [type(atom).__name__ for atom in (*program.regularizers, *program.sets)]
+        raise UnsupportedError(
+            f"kkt_report: {', '.join(names)} beside other constraints cannot be certified. Give "
+            "sets as Indicator terms; lower sums of absolute values first (foldcore.Lowering)."
+        )
+    return program.regularizers
+
+
+def _largest(value: Tensor) -> Tensor:
+    """Return the largest magnitude per sample; 0 for no entries. Shapes (B, k) -> (B,)."""
+    return value.abs().amax(-1) if value.shape[-1] else value.new_zeros(value.shape[0])

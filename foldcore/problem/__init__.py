@@ -1,0 +1,1 @@
+"""What a user declares: quadratic programs, problems of functions, and how they are recognised."""

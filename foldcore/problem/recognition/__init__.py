@@ -1,0 +1,1 @@
+"""Proof that a function of x is a polynomial, and its coefficients."""

@@ -1,0 +1,1 @@
+"""A problem with its parameters bound: values and derivatives for a batch of samples."""

@@ -1,0 +1,351 @@
+"""SmoothProgram: a problem with its parameters bound, as rules, certificates and solvers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..numerics.solving import matvec, rmatvec, to_dense
+from ..numerics.sparse import SparseMatrix
+from ..quadratic.data import QuadraticData
+from ..quadratic.merge import concatenate
+from ..solution import Duals
+from ..solvers.sample_data import SAMPLE_DIMS
+from .functions import BatchedFunction
+
+if TYPE_CHECKING:
+    from ..atoms import Regularizer, SetAtom
+    from ..problem.parametric import ProgramStructure
+
+
+class SmoothProgram:
+    """minimise f(x)  s.t.  h(x) = 0,  g(x) <= 0,  lower <= x <= upper, for B samples.
+
+    Everything quadratic is in ``data``; what is not is in the three functions. Rows of
+    ``equality`` are [Ax - b; function rows], rows of ``inequality`` are
+    [Gx - h; quadratic rows; function rows]. All tensors may carry gradients of the parameters.
+
+    Attributes:
+        batch: B.
+        structure: What is known of the problem without values.
+        data: The quadratic parts; P and q are None where the objective is a function.
+        params: The bound parameter values by name, for solvers that know the problem.
+        batched: Names of the params that have a leading batch dimension.
+        sets: The constraint atoms, bound; their rows are part of ``data`` already.
+        regularizers: Nonsmooth terms of the objective, bound; not part of ``objective``.
+        function_rows: Numbers of equality and inequality rows that functions contribute.
+    """
+
+    def __init__(
+        self,
+        data: QuadraticData,
+        *,
+        batch: int,
+        structure: ProgramStructure,
+        params: Mapping[str, Tensor],
+        batched: frozenset[str] = frozenset(),
+        objective: BatchedFunction | None = None,
+        equality: BatchedFunction | None = None,
+        inequality: BatchedFunction | None = None,
+        function_rows: tuple[int, int] = (0, 0),
+        sets: tuple[SetAtom, ...] = (),
+        regularizers: tuple[Regularizer, ...] = (),
+        asserted: Mapping[str, tuple[BatchedFunction, Sequence[int]]] | None = None,
+    ) -> None:
+        self.data = data
+        self.batch = batch
+        self.structure = structure
+        self.params = params
+        self.batched = batched
+        self.sets = sets
+        self.regularizers = regularizers
+        self._objective = objective
+        self._equality = equality
+        self._inequality = inequality
+        self.function_rows = function_rows
+        self._asserted = dict(asserted or {})
+
+    @property
+    def n(self) -> int:
+        return self.data.n
+
+    @property
+    def n_equality(self) -> int:
+        return self.data.n_equality + self.function_rows[0]
+
+    @property
+    def n_inequality(self) -> int:
+        return self.data.n_linear + self.data.n_quadratic + self.function_rows[1]
+
+    @property
+    def lower(self) -> Tensor | None:
+        """Lower bounds, (n,) or (B, n), -inf where absent; None if there are none."""
+        return self.data.lower
+
+    @property
+    def upper(self) -> Tensor | None:
+        """Upper bounds, likewise with +inf."""
+        return self.data.upper
+
+    @property
+    def quadratic(self) -> QuadraticData | None:
+        """The data if they are the whole problem, else None."""
+        functions = (self._objective, self._equality, self._inequality)
+        whole = all(f is None for f in functions) and not self.regularizers
+        return self.data if whole else None
+
+    @property
+    def quadratic_objective(self) -> bool:
+        """Whether the smooth objective is ½xᵀPx + qᵀx."""
+        return self._objective is None
+
+    @cached_property
+    def _like(self) -> Tensor:
+        for _, value in self.data.items():
+            return value if isinstance(value, Tensor) else value.values
+        for param in self.params.values():
+            return param
+        return torch.empty(0)  # nothing but constants of the user's functions: torch's defaults
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._like.device
+
+    def sample(self, index: int) -> SmoothProgram:
+        """Return the program of one sample, as a batch of 1, for solvers that know one at a time.
+
+        Invariant: its values and derivatives at x[i:i+1] are row i of this program's at x. Shared
+        tensors stay the same objects. ``sets`` is empty: their rows are part of the data.
+
+        Args:
+            index: From 0 to B - 1.
+
+        Raises:
+            IndexError: If ``index`` is out of range.
+            UnsupportedError: If there are regularizers, or sets without rows.
+        """
+        if not 0 <= index < self.batch:
+            raise IndexError(f"sample: {index} is not in a batch of {self.batch}.")
+        return self._converted(
+            lambda value, batched: value[index : index + 1] if batched else value, batch=1
+        )
+
+    def double(self) -> SmoothProgram:
+        """Return the program in float64. Errors and ``sets`` as of :meth:`sample`."""
+        return self._converted(
+            lambda value, _: value.double() if value.is_floating_point() else value,
+            batch=self.batch,
+        )
+
+    def _converted(self, convert: Callable[[Tensor, bool], Tensor], *, batch: int) -> SmoothProgram:
+        """Return the program with ``convert(value, is_batched)`` in place of every tensor."""
+        left = [type(a).__name__ for a in self.regularizers]
+        left += [type(a).__name__ for a in self.sets if not a.has_rows]
+        if left:
+            raise UnsupportedError(
+                f"SmoothProgram: {', '.join(left)} cannot be expressed by rows of the data, and so "
+                f"not for one sample alone. Work on the whole batch, or lower the program first."
+            )
+        functions = {role: f.converted(convert) for role, f in self.functions.items()}
+        asserted = {k: (f.converted(convert), rows) for k, (f, rows) in self._asserted.items()}
+        return SmoothProgram(
+            _converted_data(self.data, convert),
+            batch=batch,
+            structure=self.structure,
+            params={name: convert(v, name in self.batched) for name, v in self.params.items()},
+            batched=self.batched,
+            objective=functions.get("objective"),
+            equality=functions.get("equality"),
+            inequality=functions.get("inequality"),
+            function_rows=self.function_rows,
+            asserted=asserted,
+        )
+
+    def objective(self, x: Tensor) -> Tensor:
+        """Return the smooth part of f. Shapes (B, n) -> (B,)."""
+        if self._objective is not None:
+            return self._objective.value(x)
+        return self.data.objective(x)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return ∇f. Shapes (B, n) -> (B, n)."""
+        if self._objective is not None:
+            return self._objective.jacobian(x)
+        return self.data.gradient(x)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Return ∇²f. Shape (n, n) where shared by the batch, else (B, n, n)."""
+        if self._objective is not None:
+            return self._objective.hessian(x)
+        if self.data.P is None:
+            return x.new_zeros(self.n, self.n)
+        return to_dense(self.data.P)
+
+    def hessian_product(self, x: Tensor, tangent: Tensor) -> Tensor:
+        """Return ∇²f·t. Shapes (B, n), (B, n) -> (B, n)."""
+        if self._objective is not None:
+            return self._objective.hessian_product(x, tangent)
+        return torch.zeros_like(x) if self.data.P is None else matvec(self.data.P, tangent)
+
+    def equality(self, x: Tensor) -> Tensor:
+        """Return h(x). Shapes (B, n) -> (B, p)."""
+        rows = []
+        if self.data.A is not None and self.data.b is not None:
+            rows.append(matvec(self.data.A, x) - self.data.b)
+        if self._equality is not None:
+            rows.append(self._equality.value(x))
+        return _joined(rows, x)
+
+    def inequality(self, x: Tensor) -> Tensor:
+        """Return g(x); -inf where a row of h is +inf. Shapes (B, n) -> (B, m)."""
+        rows = []
+        if self.data.G is not None and self.data.h is not None:
+            rows.append(matvec(self.data.G, x) - self.data.h)
+        if self.data.n_quadratic:
+            rows.append(self.data.quadratic_rows(x))
+        if self._inequality is not None:
+            rows.append(self._inequality.value(x))
+        return _joined(rows, x)
+
+    def equality_jacobian(self, x: Tensor) -> Tensor:
+        """Return ∂h/∂x, dense: (p, n) where shared by the batch, else (B, p, n)."""
+        blocks = []
+        if self.data.A is not None:
+            blocks.append(to_dense(self.data.A))
+        if self._equality is not None:
+            blocks.append(self._equality.jacobian(x))
+        return _stack_rows(blocks, x)
+
+    def inequality_jacobian(self, x: Tensor) -> Tensor:
+        """Return ∂g/∂x, dense: (m, n) where shared by the batch, else (B, m, n)."""
+        blocks = []
+        if self.data.G is not None:
+            blocks.append(to_dense(self.data.G))
+        if self.data.n_quadratic:
+            blocks.append(self.data.quadratic_jacobian(x))
+        if self._inequality is not None:
+            blocks.append(self._inequality.jacobian(x))
+        return _stack_rows(blocks, x)
+
+    def lagrangian_gradient(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return ∇f + Jₕᵀν + J_gᵀμ - λ_lower + λ_upper. Shapes (B, n) -> (B, n)."""
+        value = self.gradient(x)
+        if self.n_equality:
+            value = value + self._pull_equality(x, duals.equality)
+        if self.n_inequality:
+            value = value + self._pull_inequality(x, duals.inequality)
+        if self.lower is not None:
+            value = value - duals.lower
+        if self.upper is not None:
+            value = value + duals.upper
+        return value
+
+    def _pull_equality(self, x: Tensor, weights: Tensor) -> Tensor:
+        if self._equality is None and self.data.A is not None:
+            return rmatvec(self.data.A, weights)
+        return rmatvec(self.equality_jacobian(x), weights)
+
+    def _pull_inequality(self, x: Tensor, weights: Tensor) -> Tensor:
+        if self._inequality is None and self.data.G is not None and not self.data.n_quadratic:
+            return rmatvec(self.data.G, weights)
+        return rmatvec(self.inequality_jacobian(x), weights)
+
+    def lagrangian_hessian(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return ∇²L in x: (n, n) where shared by the batch, else (B, n, n)."""
+        value = self.hessian(x)
+        if self.data.n_quadratic or self._equality is not None or self._inequality is not None:
+            value = value + self.constraint_hessian(x, duals)
+        return value
+
+    def constraint_hessian(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return Σ ν_i ∇²h_i + Σ μ_i ∇²g_i: (n, n) where shared by the batch, else (B, n, n)."""
+        value = x.new_zeros(self.n, self.n)
+        linear, quadratic = self.data.n_linear, self.data.n_quadratic
+        if quadratic and self.data.quadratic_P is not None:
+            pattern = "bk,kij->bij" if self.data.quadratic_P.ndim == 3 else "bk,bkij->bij"
+            weights = duals.inequality[:, linear : linear + quadratic]
+            value = value + torch.einsum(pattern, weights, self.data.quadratic_P)
+        if self._inequality is not None:
+            weights = duals.inequality[:, linear + quadratic :]
+            value = value + self._inequality.weighted_hessian(x, weights)
+        if self._equality is not None:
+            weights = duals.equality[:, self.data.n_equality :]
+            value = value + self._equality.weighted_hessian(x, weights)
+        return value
+
+    @property
+    def hessian_is_constant(self) -> bool:
+        """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
+        return self.quadratic is not None and not self.data.n_quadratic
+
+    @property
+    def functions(self) -> Mapping[str, BatchedFunction]:
+        """The parts that are not quadratic data, by role."""
+        parts = {
+            "objective": self._objective,
+            "equality": self._equality,
+            "inequality": self._inequality,
+        }
+        return {role: function for role, function in parts.items() if function is not None}
+
+    def asserted_mismatch(self, x: Tensor, rtol: float = 1e-6) -> str | None:
+        """Compare asserted quadratic data with the functions they stand for, at points x (B, n).
+
+        Returns:
+            The role of a function whose gradient (objective) or value (constraints) differs, or
+            None.
+        """
+        for role, (function, rows) in self._asserted.items():
+            if role == "objective":
+                model, truth = self.data.gradient(x), function.jacobian(x)
+            elif role == "equality":
+                model, truth = self.equality(x)[:, rows], function.value(x)
+            else:
+                model, truth = self.inequality(x)[:, rows], function.value(x)
+            if bool(((model - truth).abs() > rtol * (1 + truth.abs())).any()):
+                return role
+        return None
+
+    def pad_duals(self, duals: Duals | None) -> Duals:
+        """Return zero duals of this program's shapes if none are given."""
+        if duals is not None:
+            return duals
+        zeros = [
+            torch.zeros(self.batch, k, dtype=self.dtype, device=self.device)
+            for k in (self.n_equality, self.n_inequality, self.n, self.n)
+        ]
+        return Duals(*zeros)
+
+
+def _joined(rows: list[Tensor], x: Tensor) -> Tensor:
+    if len(rows) == 1:
+        return rows[0]
+    return torch.cat(rows, -1) if rows else x.new_zeros(x.shape[0], 0)
+
+
+def _stack_rows(blocks: list[Tensor], x: Tensor) -> Tensor:
+    if not blocks:
+        return x.new_zeros(0, x.shape[-1])
+    return concatenate(blocks, dim=-2, sample_dims=2)
+
+
+def _converted_data(
+    data: QuadraticData, convert: Callable[[Tensor, bool], Tensor]
+) -> QuadraticData:
+    fields: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, SparseMatrix):
+            values = convert(value.values, value.batched)
+            fields[name] = SparseMatrix(value.rows, value.cols, value.shape, values)
+        else:
+            fields[name] = convert(value, value.ndim > SAMPLE_DIMS[name])
+    return QuadraticData(data.n, **fields)

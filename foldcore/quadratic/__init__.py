@@ -1,0 +1,1 @@
+"""The common language of quadratic solvers: data with values bound, and their declaration."""

@@ -1,0 +1,1 @@
+"""Toolkit for update rules: gradient steps, spectra, the Jacobian of one recorded step."""

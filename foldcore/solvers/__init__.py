@@ -1,0 +1,1 @@
+"""Toolkit for solver plugins: sessions, one sample at a time, workers, callables."""

@@ -1,0 +1,1 @@
+"""A plugin under test, and what it is tested with."""
