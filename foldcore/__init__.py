@@ -33,8 +33,17 @@ try:
         Simplex,
         recognise_set,
     )
+    from .atoms.stacked import StackedTerms
     from .building.build import build
-    from .config import DegeneracyConfig, FixedPointConfig, FoldConfig, KKTConfig, PluginReference
+    from .config import (
+        DegeneracyConfig,
+        FixedPointConfig,
+        FoldConfig,
+        IterativeConfig,
+        KKTConfig,
+        PluginConfig,
+        PluginReference,
+    )
     from .errors import (
         AdjointError,
         AdjointWarning,
@@ -70,34 +79,28 @@ try:
     from .fold.layer import Fold
     from .fold.warm_starts import WarmStarts
     from .interfaces import API_VERSION
-    from .interfaces.adjoint import AdjointSolver, FixedPointOperator, ZeroOperator
+    from .interfaces.adjoint import AdjointSolver
+    from .interfaces.fixed_point_operator import FixedPointOperator, ZeroOperator
     from .interfaces.rule import BoundRule, InnerFold, UpdateRule
     from .interfaces.solver import Capabilities, IterationMap, Session, Solver
     from .numerics.acceleration import Accelerated, accelerate
+    from .numerics.eigenvalues import largest_eigenvalue, operator_norm
     from .numerics.minimum_norm import MinimumNorm, minimum_norm
-    from .numerics.solving import (
-        Factorisation,
-        factor_square,
-        largest_eigenvalue,
-        matvec,
-        rmatvec,
-        solve_checked,
-        solve_square,
-        to_dense,
-    )
-    from .numerics.sparse import Sparse, SparseMatrix
+    from .numerics.products import matvec, rmatvec, to_dense
+    from .numerics.solving import Factorisation, factor_square, solve_checked, solve_square
+    from .numerics.sparse import SparseMatrix
     from .optimality.duals import RecoveredDuals, recover_duals
     from .optimality.kkt import kkt_report
-    from .optimality.subgradient import RecoveredSubgradient, StackedTerms, recover_subgradient
-    from .param import Param
-    from .plugin_config import IterativeConfig, PluginConfig
-    from .problem.parametric import ParametricProblem, ProblemClass, ProgramStructure
+    from .optimality.subgradient import RecoveredSubgradient, recover_subgradient
+    from .param import Param, Sparse
+    from .problem.parametric import ParametricProblem
     from .problem.problem import Problem
     from .problem.quadratic import QuadraticProgram
     from .program.lowering import Lowering
     from .program.program import SmoothProgram
+    from .program.structure import ProblemClass, ProgramStructure
     from .quadratic.data import QuadraticData
-    from .rules.curvature import largest_curvature, operator_norm
+    from .rules.curvature import largest_curvature
     from .rules.gradient_step import GradientStep
     from .rules.linearise import linearise
     from .rules.spectrum import fastest_step, ritz_values, spectral_radius

@@ -30,8 +30,7 @@ from foldcore.atoms import (
     recognise_set,
 )
 from foldcore.errors import ProblemError, UnsupportedError
-from foldcore.numerics.sparse import Sparse
-from foldcore.param import Param
+from foldcore.param import Param, Sparse
 from foldcore.problem.quadratic import QuadraticProgram
 from foldcore.quadratic.data import QuadraticData
 

@@ -15,9 +15,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from foldcore.cli import app
+from foldcore.config import PluginConfig
 from foldcore.interfaces import API_VERSION
 from foldcore.interfaces.solver import Capabilities, Solver
-from foldcore.plugin_config import PluginConfig
 from foldcore.registry import solvers
 from foldcore.registry.discovery import PluginInfo, PluginState
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import foldcore as fc
-from foldcore.plugin_config import IterativeConfig
+from foldcore.config import IterativeConfig
 
 ONES = torch.ones(2, dtype=torch.float64)
 PROBLEM = fc.QuadraticProgram(P=torch.eye(2).double(), q=fc.Param(2), lower=-ONES, upper=ONES)

@@ -229,7 +229,7 @@ def test_every_clause_of_the_contract_has_its_test() -> None:
     [
         ("errors.py", "", False),
         ("errors.py", "from . import solution\n", True),
-        ("interfaces/solver_interface.py", "from .update_rule import UpdateRule\n", True),
+        ("interfaces/solver.py", "from .rule import UpdateRule\n", True),
     ],
 )
 def test_import_layers_catch_a_planted_import(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from foldcore.config import PluginConfig
 from foldcore.errors import (
     ConfigError,
     DuplicatePluginError,
@@ -25,7 +26,6 @@ from foldcore.errors import (
 from foldcore.interfaces import API_VERSION
 from foldcore.interfaces.adjoint import AdjointSolver
 from foldcore.interfaces.solver import Capabilities, Solver
-from foldcore.plugin_config import PluginConfig
 from foldcore.registry import (
     PluginState,
     Registry,
@@ -40,10 +40,10 @@ from foldcore.registry.candidate import Requirements
 GROUP = "planted.solvers"
 HEAD = """
 from foldcore.interfaces import API_VERSION
-from foldcore.interfaces.adjoint_solver import AdjointSolver
-from foldcore.interfaces.solver_interface import Capabilities, Solver
-from foldcore.interfaces.update_rule import UpdateRule
-from foldcore.plugin_config import PluginConfig
+from foldcore.interfaces.adjoint import AdjointSolver
+from foldcore.interfaces.solver import Capabilities, Solver
+from foldcore.interfaces.rule import UpdateRule
+from foldcore.config import PluginConfig
 """
 GOOD = (
     HEAD
@@ -223,7 +223,7 @@ def test_keyboard_interrupt_passes(plant: Plant, registry: Registry[Solver]) -> 
         (GOOD.replace("config_class = PluginConfig", "config_class = dict"), "of PluginConfig"),
         (GOOD.replace("capabilities =", "abilities ="), "attribute capabilities"),
         (GOOD.replace("def open", "def opens"), "abstract: open"),
-        (GOOD_ADJOINT, "does not subclass foldcore.interfaces.solver_interface.Solver"),
+        (GOOD_ADJOINT, "does not subclass foldcore.interfaces.solver.Solver"),
         ("def Plugin(): pass", "not a class"),
     ],
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..interfaces.adjoint import FixedPointOperator
+from ..interfaces.fixed_point_operator import FixedPointOperator
 from ..numerics.minimum_norm import minimum_norm
 from ..numerics.solving import solve_checked, solve_square
 from .system import AdjointProgress, ScaledSystem

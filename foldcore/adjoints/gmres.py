@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..interfaces.adjoint import FixedPointOperator
+from ..interfaces.fixed_point_operator import FixedPointOperator
 from .system import KrylovCycle
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..interfaces.adjoint import FixedPointOperator
+from ..interfaces.fixed_point_operator import FixedPointOperator
 from ..solution import AdjointSolution
 
 RTOL_FLOOR = 50.0

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, UnsupportedError
-from ..numerics.solving import to_dense
+from ..numerics.products import to_dense
 from ..numerics.sparse import Matrix
 from ..param import Param
-from ..problem.quadratic import QuadraticProgram
 from ..quadratic.data import QuadraticData
+from ..quadratic.template import QuadraticTemplate
 
 Data = float | Tensor | Param
 AtomT = TypeVar("AtomT", bound="Atom")
@@ -229,7 +229,7 @@ class SetAtom(Atom):
             UnsupportedError: If ``has_rows`` is False.
         """
 
-    def declared_rows(self, n: int) -> QuadraticProgram:
+    def declared_rows(self, n: int) -> QuadraticTemplate:
         """Return the lowering of the declared atom, with a Param for each field that depends on one.
 
         Raises:
@@ -243,7 +243,7 @@ class SetAtom(Atom):
             data = replace(self, **example).rows(n)
         fields = {name: _template_field(name, value) for name, value in data.items()}
         absent = torch.full((n,), -torch.inf, dtype=torch.float64)
-        return QuadraticProgram(**fields or {"lower": absent})
+        return QuadraticTemplate(**fields or {"lower": absent})
 
     def empty(self, n: int | None = None) -> Tensor:
         """Return whether the bound set is certainly empty. Shape () or (B,), bool, without gradient.

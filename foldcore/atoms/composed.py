@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, UnsupportedError
-from ..numerics.solving import matvec
+from ..numerics.products import matvec
 from ..param import Param
 from ..portable import PortableFunction
 from .base import Data, FieldSpec, Regularizer, SetAtom, Specs, as_column

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..errors import ProblemError
-from ..numerics.solving import to_dense
-from ..numerics.sparse import Matrix, Sparse
-from ..problem.quadratic import QuadraticProgram
+from ..numerics.products import to_dense
+from ..numerics.sparse import Matrix
+from ..param import Sparse
 from ..quadratic.data import QuadraticData
+from ..quadratic.template import QuadraticTemplate
 from .base import SetAtom
 from .sets import AffineSet, Box, BoxHyperplane, HalfSpace
 
 
-def recognise_set(template: QuadraticProgram) -> Callable[[QuadraticData], SetAtom] | None:
+def recognise_set(template: QuadraticTemplate) -> Callable[[QuadraticData], SetAtom] | None:
     """Return how to build the one atom that is the template's feasible set, or None if there is none.
 
     Only bounds (or nothing) are a Box, one equality with or without bounds is a BoxHyperplane, several

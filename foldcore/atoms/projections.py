@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, name_samples
-from ..numerics.solving import matvec, rmatvec
+from ..numerics.products import matvec, rmatvec
 
 Scalar = Tensor | float
 """A number, a tensor () shared by the batch, or (B,)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, UnsupportedError
-from ..numerics.solving import matvec
+from ..numerics.products import matvec
 from ..param import Param
 from .base import Data, FieldSpec, Regularizer, Specs, as_column, expanded
 

@@ -6,7 +6,8 @@ from ..errors import ConfigError
 from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
-from ..problem.parametric import ParametricProblem, ProgramStructure
+from ..problem.parametric import ParametricProblem
+from ..program.structure import ProgramStructure
 from ..registry.registry import adjoint_solvers, solvers, update_rules
 
 

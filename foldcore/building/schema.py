@@ -13,8 +13,7 @@ from pydantic.json_schema import (
 )
 from pydantic_core import core_schema
 
-from ..config import FoldConfig, PluginReference
-from ..plugin_config import PluginConfig
+from ..config import FoldConfig, PluginConfig, PluginReference
 from ..registry.registry import REGISTRIES
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..building.build import build, parse_config
+from ..building.build import build
+from ..building.reading import parse_config
 from ..errors import FoldcoreWarning, InputError
 from ..fold.diagnosis import Diagnosis, diagnose
 from ..param import Param

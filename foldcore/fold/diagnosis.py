@@ -16,7 +16,7 @@ from ..solution import Solution
 from .backward.fixed_point import attach_fixed_point
 from .backward.record import RecordedFold, adjoint_pass, record_fold, record_step
 from .call.inputs import Inputs
-from .call.verdicts import Outcome
+from .call.verdicts import Verdicts
 from .forward import solve_black_box
 from .layer import Fold
 
@@ -126,10 +126,10 @@ def _random(shape: tuple[int, ...], generator: torch.Generator, inputs: Inputs) 
 
 
 def _solved(layer: Fold, inputs: Inputs) -> Solution:
-    outcome = Outcome(inputs.batch)
+    verdicts = Verdicts(inputs.batch)
     parts = layer.parts()
-    raw, _ = solve_black_box(parts, inputs, outcome, None, recorded=False)
-    outcome.report(parts.subject, "raise")
+    raw, _ = solve_black_box(parts, inputs, verdicts, None, recorded=False)
+    verdicts.report(parts.subject, "raise")
     if raw is None:
         raise SolveError(f"{parts.subject}: no sample could be solved.")
     return raw

@@ -14,18 +14,16 @@ from ..program.lowering import Lowering
 from ..program.program import SmoothProgram
 from ..solution import Solution, Status
 from ..solvers.sessions import session_for
-from .backward.polish import polishes
 from .call.certify import certify, measure
 from .call.inputs import Inputs
-from .call.repair import repaired_inputs, with_donor_rows
-from .call.verdicts import Outcome
-from .parts import Parts
+from .call.verdicts import Verdicts, repaired_inputs, with_donor_rows
+from .parts import Parts, polishes
 
 
 def solve_black_box(
     parts: Parts,
     inputs: Inputs,
-    outcome: Outcome,
+    verdicts: Verdicts,
     warm_start: Solution | None,
     *,
     recorded: bool,
@@ -44,8 +42,8 @@ def solve_black_box(
     started = time.perf_counter()
     hooks.solve_started(parts.path, inputs.batch)
     while True:
-        known = outcome.failed
-        good = repaired_inputs(inputs, outcome)
+        known = verdicts.failed
+        good = repaired_inputs(inputs, verdicts)
         with torch.set_grad_enabled(recorded):
             if program is None or recorded:
                 values = good.values if recorded else good.detached()
@@ -53,8 +51,8 @@ def solve_black_box(
             lowering = Lowering(program)
             answer = _ask_solver(parts, lowering, inputs, warm_start)
         with torch.no_grad():
-            raw = _certified(parts, lowering, answer, inputs, outcome)
-        if raw is None or not recorded or outcome.failed == known:
+            raw = _certified(parts, lowering, answer, inputs, verdicts)
+        if raw is None or not recorded or verdicts.failed == known:
             break
         # A recorded answer must not hold failed samples: solve again with those replaced.
     if raw is not None:
@@ -84,16 +82,16 @@ def _ask_solver(
 
 
 def _certified(
-    parts: Parts, lowering: Lowering, answer: Solution, inputs: Inputs, outcome: Outcome
+    parts: Parts, lowering: Lowering, answer: Solution, inputs: Inputs, verdicts: Verdicts
 ) -> Solution | None:
     raw = replace(answer, primal=answer.primal.detach().to(inputs.device, inputs.dtype))
-    outcome.merge(raw.status, raw.messages, type(parts.solver).__name__)
+    verdicts.merge(raw.status, raw.messages, type(parts.solver).__name__)
     if not bool(torch.isfinite(raw.primal.sum())):  # a finite sum has finite terms
         nonfinite = ~torch.isfinite(raw.primal).all(-1)
-        outcome.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
-    if outcome.donor() is None:
+        verdicts.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
+    if verdicts.donor() is None:
         return None
-    raw = with_donor_rows(raw, outcome)
+    raw = with_donor_rows(raw, verdicts)
     mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
     if mismatch is not None:
         raise RecognitionError(
@@ -102,11 +100,11 @@ def _certified(
         )
     if polishes(parts):
         # Judged after polishing: an answer that is only rough is none that has failed.
-        return lowering.restrict(measure(lowering, raw, outcome))
-    raw = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
-    if outcome.donor() is None:
+        return lowering.restrict(measure(lowering, raw, verdicts))
+    raw = certify(lowering, raw, verdicts, parts.config.kkt, parts.subject)
+    if verdicts.donor() is None:
         return None
-    return lowering.restrict(with_donor_rows(raw, outcome))
+    return lowering.restrict(with_donor_rows(raw, verdicts))
 
 
 def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:

@@ -16,11 +16,11 @@ from ..interfaces.solver import Solver
 from ..problem.parametric import ParametricProblem
 from ..program.program import SmoothProgram
 from ..solution import Duals, Solution
-from .backward.record import fold_solution, unfold, with_live_primal
+from .backward.record import fold_solution, with_live_primal
+from .backward.unfolding import unfold
 from .call.inputs import Inputs, collect
 from .call.prechecks import find_bad_samples
-from .call.repair import dead_solution, masked, repaired_inputs, squeeze
-from .call.verdicts import Outcome
+from .call.verdicts import Verdicts, dead_solution, masked, repaired_inputs, squeeze
 from .forward import solve_black_box
 from .parts import Parts
 
@@ -112,8 +112,8 @@ class Fold(nn.Module):
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve as an inner problem of an update rule; see :class:`InnerFold`."""
         inputs = self.inputs(values)
-        outcome = Outcome(inputs.batch)
-        return self._run(inputs, outcome, None, duals=duals, filler=0.0, strict=False)
+        verdicts = Verdicts(inputs.batch)
+        return self._run(inputs, verdicts, None, duals=duals, filler=0.0, strict=False)
 
     def inputs(self, params: Mapping[str, Tensor]) -> Inputs:
         """Check and complete the arguments of a call; errors as of :meth:`forward`."""
@@ -123,14 +123,14 @@ class Fold(nn.Module):
         self, params: Mapping[str, Tensor], warm_start: Solution | None, *, duals: bool
     ) -> Solution:
         inputs = self.inputs(params)
-        outcome = Outcome(inputs.batch)
+        verdicts = Verdicts(inputs.batch)
         strict = self.config.on_failure == "raise"
         if warm_start is not None:
             warm_start = self._checked_start(warm_start, inputs)
         solution = self._run(
-            inputs, outcome, warm_start, duals=duals, filler=float("nan"), strict=strict
+            inputs, verdicts, warm_start, duals=duals, filler=float("nan"), strict=strict
         )
-        outcome.report(self.parts().subject, self.config.on_failure)
+        verdicts.report(self.parts().subject, self.config.on_failure)
         if solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
         return solution if inputs.batched else squeeze(solution)
@@ -170,7 +170,7 @@ class Fold(nn.Module):
     def _run(
         self,
         inputs: Inputs,
-        outcome: Outcome,
+        verdicts: Verdicts,
         warm_start: Solution | None,
         *,
         duals: bool,
@@ -178,19 +178,19 @@ class Fold(nn.Module):
         strict: bool,
     ) -> Solution:
         program = find_bad_samples(
-            self.problem, self.solver, inputs, outcome, subject=self.parts().subject, strict=strict
+            self.problem, self.solver, inputs, verdicts, subject=self.parts().subject, strict=strict
         )
         solution = None
-        if outcome.donor() is not None:
-            solution = self._solve_good(inputs, outcome, warm_start, program, duals=duals)
-        if solution is None or outcome.donor() is None:
-            return dead_solution(inputs, self.problem.n, outcome, filler)
-        return masked(solution, outcome, inputs.device, filler)
+        if verdicts.donor() is not None:
+            solution = self._solve_good(inputs, verdicts, warm_start, program, duals=duals)
+        if solution is None or verdicts.donor() is None:
+            return dead_solution(inputs, self.problem.n, verdicts, filler)
+        return masked(solution, verdicts, inputs.device, filler)
 
     def _solve_good(
         self,
         inputs: Inputs,
-        outcome: Outcome,
+        verdicts: Verdicts,
         warm_start: Solution | None,
         program: SmoothProgram | None,
         *,
@@ -199,35 +199,35 @@ class Fold(nn.Module):
         """Solve with failed samples replaced by good ones; None if no sample is left."""
         parts = self.parts()
         if self.rule is not None and self.config.mode in ("unfold", "unroll"):
-            return self._unfold_good(self.rule, inputs, outcome, warm_start, duals=duals)
+            return self._unfold_good(self.rule, inputs, verdicts, warm_start, duals=duals)
         recorded = self.rule is None and inputs.needs_grad
         raw, answer = solve_black_box(
-            parts, inputs, outcome, warm_start, recorded=recorded, program=program
+            parts, inputs, verdicts, warm_start, recorded=recorded, program=program
         )
         if raw is None:
             return None
         if self.rule is None:
-            good = repaired_inputs(inputs, outcome)
+            good = repaired_inputs(inputs, verdicts)
             return with_live_primal(parts, raw, answer, good, duals=duals)
         if inputs.needs_grad or self.config.fixed_point.polish:
-            return fold_solution(parts, self.rule, inputs, outcome, raw, duals=duals)
+            return fold_solution(parts, self.rule, inputs, verdicts, raw, duals=duals)
         return raw
 
     def _unfold_good(
         self,
         rule: UpdateRule,
         inputs: Inputs,
-        outcome: Outcome,
+        verdicts: Verdicts,
         warm_start: Solution | None,
         *,
         duals: bool,
     ) -> Solution:
         while True:
-            known = outcome.failed
-            good = repaired_inputs(inputs, outcome)
-            solution = unfold(self.parts(), rule, good, outcome, warm_start, duals=duals)
+            known = verdicts.failed
+            good = repaired_inputs(inputs, verdicts)
+            solution = unfold(self.parts(), rule, good, verdicts, warm_start, duals=duals)
             # A sample that overflowed would turn the others' shared gradients into NaN.
-            if outcome.failed == known or outcome.donor() is None or not inputs.needs_grad:
+            if verdicts.failed == known or verdicts.donor() is None or not inputs.needs_grad:
                 return solution
 
 

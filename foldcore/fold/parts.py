@@ -33,3 +33,8 @@ class Parts:
     def subject(self) -> str:
         """How messages name the fold."""
         return f"foldcore layer at {self.path}" if self.path else "foldcore layer"
+
+
+def polishes(parts: Parts) -> bool:
+    """Return whether the fold polishes, so that the solver's own answer is not the one to be judged."""
+    return parts.rule is not None and parts.config.fixed_point.polish > 0

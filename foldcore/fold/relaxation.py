@@ -31,8 +31,7 @@ from ..solution import Solution, Status
 from ..solvers.sessions import session_for
 from .call.inputs import Inputs
 from .call.prechecks import find_bad_samples
-from .call.repair import repaired_inputs
-from .call.verdicts import Outcome
+from .call.verdicts import Verdicts, repaired_inputs
 from .layer import Fold
 
 Relaxation = Literal["continuous", "fixed_integers"]
@@ -119,7 +118,7 @@ class RelaxedFold(Fold):
     def _run(
         self,
         inputs: Inputs,
-        outcome: Outcome,
+        verdicts: Verdicts,
         warm_start: Solution | None,
         *,
         duals: bool,
@@ -127,7 +126,7 @@ class RelaxedFold(Fold):
         strict: bool,
     ) -> Solution:
         solution = super()._run(
-            inputs, outcome, warm_start, duals=duals, filler=filler, strict=strict
+            inputs, verdicts, warm_start, duals=duals, filler=filler, strict=strict
         )
         said = solution.messages or ("",) * len(solution.status)
         return replace(solution, messages=tuple(text or self._relaxation for text in said))
@@ -137,7 +136,7 @@ class RelaxedFold(Fold):
 class _FoundInputs(Inputs):
     """Inputs with the whole numbers among the values, and what became of each sample's search."""
 
-    search: Outcome
+    search: Verdicts
 
 
 class FixedIntegersFold(RelaxedFold):
@@ -153,7 +152,7 @@ class FixedIntegersFold(RelaxedFold):
         A sample without them has NaN in their place. Errors as of :meth:`Fold.forward`.
         """
         given = super().inputs(params)
-        search = Outcome(given.batch)
+        search = Verdicts(given.batch)
         with torch.no_grad():
             whole = self._search(given, search)
         batched = given.batched
@@ -170,7 +169,7 @@ class FixedIntegersFold(RelaxedFold):
             search,
         )
 
-    def _search(self, inputs: Inputs, search: Outcome) -> Tensor:
+    def _search(self, inputs: Inputs, search: Verdicts) -> Tensor:
         """Return the whole numbers, (B, k), NaN for the samples that are marked as failed."""
         if not isinstance(self.problem, FixedIntegers):
             raise ProblemError(f"{self.parts().subject}: folds no problem with fixed integers.")
@@ -205,7 +204,7 @@ class FixedIntegersFold(RelaxedFold):
         search.fail(broken, Status.INACCURATE, "the solver's whole numbers violate rows of theirs")
         return torch.where(search.mask(inputs.device)[:, None], whole, nearest)
 
-    def _ask(self, original: ParametricProblem, inputs: Inputs, search: Outcome) -> Solution:
+    def _ask(self, original: ParametricProblem, inputs: Inputs, search: Verdicts) -> Solution:
         lowering = Lowering(original.bind(inputs.detached(), inputs.batch))
         structure = original.lowered_structure
         variant = (WHOLE_NUMBERS, inputs.dtype, inputs.device)
@@ -229,7 +228,7 @@ class FixedIntegersFold(RelaxedFold):
     def _run(
         self,
         inputs: Inputs,
-        outcome: Outcome,
+        verdicts: Verdicts,
         warm_start: Solution | None,
         *,
         duals: bool,
@@ -237,8 +236,8 @@ class FixedIntegersFold(RelaxedFold):
         strict: bool,
     ) -> Solution:
         if isinstance(inputs, _FoundInputs):
-            outcome.merge(inputs.search.status, inputs.search.messages, "search for whole numbers")
-        return super()._run(inputs, outcome, warm_start, duals=duals, filler=filler, strict=strict)
+            verdicts.merge(inputs.search.status, inputs.search.messages, "search for whole numbers")
+        return super()._run(inputs, verdicts, warm_start, duals=duals, filler=filler, strict=strict)
 
 
 def _columns(columns: tuple[int, ...]) -> str:

@@ -8,11 +8,12 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from ..plugin_config import PluginConfig
-from ..problem.parametric import ParametricProblem, ProgramStructure
+from ..config import PluginConfig
+from ..problem.parametric import ParametricProblem
 from ..program.program import SmoothProgram
+from ..program.structure import ProgramStructure
 from ..solution import Duals, Solution
-from .adjoint import FixedPointOperator
+from .fixed_point_operator import FixedPointOperator
 
 
 class InnerFold(Protocol):

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..plugin_config import PluginConfig
-from ..problem.parametric import ProblemClass, ProgramStructure
+from ..config import PluginConfig
 from ..program.program import SmoothProgram
+from ..program.structure import ProblemClass, ProgramStructure
 from ..solution import Duals, Solution
 
 

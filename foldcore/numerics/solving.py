@@ -5,33 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .sparse import Matrix, SparseMatrix
-
 _LU_BATCH_LIMIT = 128
 """Above this size oneMKL's batched LU can hang on the CPU with 2 or more threads (torch 2.13)."""
-
-
-def matvec(matrix: Matrix, x: Tensor) -> Tensor:
-    """Return M x per sample: (m, n) or (B, m, n) times (B, n) -> (B, m). Shared M is not expanded."""
-    if isinstance(matrix, SparseMatrix):
-        return matrix.matvec(x)
-    if matrix.ndim == 2:
-        return x @ matrix.mT
-    return torch.bmm(matrix, x.unsqueeze(-1)).squeeze(-1)
-
-
-def rmatvec(matrix: Matrix, y: Tensor) -> Tensor:
-    """Return Mᵀ y per sample: (m, n) or (B, m, n) times (B, m) -> (B, n)."""
-    if isinstance(matrix, SparseMatrix):
-        return matrix.transpose().matvec(y)
-    if matrix.ndim == 2:
-        return y @ matrix
-    return torch.bmm(matrix.mT, y.unsqueeze(-1)).squeeze(-1)
-
-
-def to_dense(matrix: Matrix) -> Tensor:
-    """Return a dense tensor, (m, n) or (B, m, n)."""
-    return matrix.to_dense() if isinstance(matrix, SparseMatrix) else matrix
 
 
 def solve_square(matrix: Tensor, right: Tensor) -> Tensor:
@@ -183,30 +158,3 @@ def _batched_lu_may_hang(matrix: Tensor) -> bool:
         and matrix.shape[-1] > _LU_BATCH_LIMIT
         and torch.get_num_threads() > 1
     )
-
-
-def largest_eigenvalue(matrix: Matrix, iterations: int = 100, rtol: float = 1e-3) -> Tensor:
-    """Estimate ‖M‖₂ of symmetric M by power iteration, without gradient.
-
-    The start vector is fixed, so results repeat. Shape () for shared M, (B,) otherwise.
-    """
-    with torch.no_grad():
-        values = matrix.values if isinstance(matrix, SparseMatrix) else matrix
-        n = matrix.shape[-1]
-        shared = not matrix.batched if isinstance(matrix, SparseMatrix) else matrix.ndim == 2
-        rows = 1 if shared else values.shape[0]
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(n, generator=generator, dtype=torch.float64)
-        vector = start.to(dtype=values.dtype, device=values.device).repeat(rows, 1)
-        norm = vector.new_zeros(rows)
-        active = torch.ones_like(norm, dtype=torch.bool)
-        for _ in range(iterations):
-            length = vector.norm(dim=-1, keepdim=True)
-            vector = vector / torch.where(length > 0, length, torch.ones_like(length))
-            vector = matvec(matrix, vector)
-            # A sample stops by itself: its step must not depend on how long its neighbours take.
-            previous, norm = norm, torch.where(active, vector.norm(dim=-1), norm)
-            active = active & ((norm - previous).abs() > rtol * norm)
-            if not bool(active.any()):
-                break
-        return norm[0] if shared else norm

@@ -7,49 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ProblemError
-from ..param import Param
-
-
-@dataclass(frozen=True, eq=False)
-class Sparse:
-    """Declaration of a sparse matrix in a problem. Entries of equal position add up.
-
-    Args:
-        rows, cols: Position of each entry. Shape (nnz,), int64.
-        shape: (rows, columns) of the matrix.
-        values: Constant values (nnz,), or a ``Param(nnz)``.
-
-    Raises:
-        ProblemError: If positions are out of range or lengths differ.
-    """
-
-    rows: Tensor
-    cols: Tensor
-    shape: tuple[int, int]
-    values: Tensor | Param
-
-    def __post_init__(self) -> None:
-        nnz = self.rows.numel()
-        if self.rows.shape != (nnz,) or self.cols.shape != (nnz,):
-            raise ProblemError(
-                f"Sparse: rows and cols must be vectors of one length, "
-                f"got {tuple(self.rows.shape)} and {tuple(self.cols.shape)}."
-            )
-        if self.rows.dtype != torch.int64 or self.cols.dtype != torch.int64:
-            raise ProblemError(f"Sparse: rows and cols must be int64, got {self.rows.dtype}.")
-        if nnz and (
-            int(self.rows.min()) < 0
-            or int(self.cols.min()) < 0
-            or int(self.rows.max()) >= self.shape[0]
-            or int(self.cols.max()) >= self.shape[1]
-        ):
-            raise ProblemError(f"Sparse: an entry lies outside the shape {self.shape}.")
-        if tuple(self.values.shape) != (nnz,):
-            raise ProblemError(
-                f"Sparse: values have shape {tuple(self.values.shape)}, expected ({nnz},)."
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class SparseMatrix:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from ..atoms import Indicator, Regularizer
+from ..atoms.stacked import StackedTerms
 from ..errors import UnsupportedError
-from ..numerics.solving import rmatvec
+from ..numerics.products import rmatvec
 from ..program.program import SmoothProgram
 from ..solution import Duals, KKTReport
 from .duals import recover_duals
-from .subgradient import StackedTerms, recover_subgradient
+from .subgradient import recover_subgradient
 
 _ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
 

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProblemError
-from ..numerics.solving import matvec
-from ..numerics.sparse import Matrix, Sparse, SparseMatrix
-from ..param import Param
+from ..numerics.products import matvec
+from ..numerics.sparse import Matrix, SparseMatrix
+from ..param import Param, Sparse
 from ..program.program import SmoothProgram
+from ..program.structure import ProgramStructure
 from ..quadratic.data import QuadraticData
+from ..quadratic.template import MatrixField, QuadraticTemplate
 from ..solution import Duals
-from .parametric import ParametricProblem, ProgramStructure
-from .quadratic import MatrixField, QuadraticProgram
+from .parametric import ParametricProblem
 
 WHOLE_NUMBERS = "whole numbers"
 """Their name among the bound values; no identifier, so that no parameter has it."""
@@ -199,7 +200,7 @@ class _Decided:
         return torch.nonzero(~self.equality).flatten()
 
 
-def _decided_rows(template: QuadraticProgram, integer: Sequence[int]) -> _Decided:
+def _decided_rows(template: QuadraticTemplate, integer: Sequence[int]) -> _Decided:
     equality = _without_entries(template.A, integer)
     if equality is None:
         rows = 0 if template.A is None else int(template.A.shape[0])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,80 +11,13 @@ from torch import Tensor
 
 from ..errors import ProblemError
 from ..param import Param
+from ..program.structure import ProgramStructure
 from ..solution import Duals
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..program.program import SmoothProgram
-    from .quadratic import QuadraticProgram
-
-
-class ProblemClass(str, Enum):
-    """Classes of problems, by what a solver must be able to do."""
-
-    LP = "lp"
-    QP = "qp"
-    """Convex; where convexity depends on parameters it is checked per sample at the call."""
-    NONCONVEX_QP = "nonconvex_qp"
-    QCQP = "qcqp"
-    NONCONVEX_QCQP = "nonconvex_qcqp"
-    NLP = "nlp"
-
-    @property
-    def quadratic(self) -> bool:
-        """Whether problems of this class are given as quadratic data."""
-        return self is not ProblemClass.NLP
-
-
-@dataclass(frozen=True, eq=False)
-class ProgramStructure:
-    """What is known of a problem before any parameter has a value.
-
-    Attributes:
-        n: Number of variables.
-        n_equality, n_inequality: Rows of :meth:`SmoothProgram.equality` and ``inequality``.
-        problem_class: See :class:`ProblemClass`.
-        convex: True or False where known, None where it depends on parameters or is unknown.
-        template: The quadratic data with constants in place and a Param for what varies; holds
-            the recognised parts only (P and q are None where the objective is not quadratic).
-        smooth_objective: Whether the objective is a function that was not recognised as quadratic.
-        smooth_constraints: Whether some constraints are functions that were not recognised.
-        reason: Why parts were not recognised; empty if all were.
-        sets: Class names of the constraint atoms, in order; see ``SmoothProgram.sets``.
-        only_set: Whether the constraints are exactly one atom, so that its projection is theirs.
-        has_regularizers: Whether the objective has nonsmooth terms beside its smooth part.
-        has_prox: Whether it has exactly one, and that one has a proximal operator in closed form.
-        has_image_prox: Whether each is g(Dx) with a proximal operator of g in closed form.
-        auxiliary: Number of variables t >= |Dx| that lowering added behind the problem's own.
-        without_rows: Of a lowered structure: class names of the terms and sets that have no rows, so
-            that only solvers which know these themselves can solve it.
-        integer: Columns of x that must be whole numbers, ascending.
-    """
-
-    n: int
-    n_equality: int
-    n_inequality: int
-    problem_class: ProblemClass
-    convex: bool | None
-    template: QuadraticProgram
-    smooth_objective: bool = False
-    smooth_constraints: bool = False
-    reason: str = ""
-    sets: tuple[str, ...] = ()
-    only_set: bool = False
-    has_regularizers: bool = False
-    has_prox: bool = False
-    has_image_prox: bool = False
-    auxiliary: int = 0
-    without_rows: tuple[str, ...] = ()
-    integer: tuple[int, ...] = ()
-
-    @property
-    def unconstrained(self) -> bool:
-        """Whether there are neither rows nor bounds nor sets."""
-        bounded = self.template.lower is not None or self.template.upper is not None
-        return not (self.n_equality or self.n_inequality or bounded or self.sets)
 
 
 class ParametricProblem(ABC):

@@ -14,15 +14,15 @@ from ..errors import ProblemError, RecognitionError
 from ..param import Param
 from ..portable import PortableFunction
 from ..program.functions import BatchedFunction
-from ..program.lowering import lowered_structure
+from ..program.lowering import lowered_structure, without_rows
 from ..program.program import SmoothProgram
+from ..program.structure import ProblemClass, ProgramStructure, quadratic_structure
 from ..program.user_function import UserFunction
-from ..quadratic.data import QuadraticData
-from ..quadratic.merge import merge_data
+from ..quadratic.data import QuadraticData, merge_data
+from ..quadratic.template import QuadraticTemplate
 from ..solution import Duals
 from .declaration import Bound, Declaration
-from .parametric import ParametricProblem, ProblemClass, ProgramStructure, integer_columns
-from .quadratic import QuadraticProgram
+from .parametric import ParametricProblem, integer_columns
 from .recognition.extraction import Extracted, constant_values, extract
 from .recognition.trace import NotPolynomial
 
@@ -40,7 +40,7 @@ class Problem(ParametricProblem):
 
     Functions are written for ONE sample: ``function(x, **params)`` with x of shape (n,), and each
     asks for the parameters it uses by name. Where they are proven quadratic or affine in x
-    (:mod:`foldcore.recognise`), LP, QP and QCQP solvers accept the problem.
+    (:mod:`foldcore.problem.recognition`), LP, QP and QCQP solvers accept the problem.
 
     Args:
         n: Number of variables.
@@ -146,13 +146,13 @@ class Problem(ParametricProblem):
     ) -> ProgramStructure:
         data = self._bind_data({**example, **self._constants}, frozenset())
         varying = self._varying_fields()
-        template = QuadraticProgram.template(data, varying)
+        template = QuadraticTemplate.template(data, varying)
         smooth = {role for role in self._functions if role not in self._extracted}
         rows = {
             role: int(self._functions[role](self._probe(), example).shape[0])
             for role in smooth - {"objective"}
         }
-        base = template.structure
+        base = quadratic_structure(template)
         known = base.convex if convex is None else convex
         if "objective" in smooth or smooth:
             known = convex
@@ -166,6 +166,7 @@ class Problem(ParametricProblem):
             smooth_constraints=bool(smooth - {"objective"}),
             reason=reason,
             sets=tuple(type(atom).__name__ for atom in self._sets),
+            without_rows=without_rows(self._regularizers, self._sets),
             only_set=len(self._sets) == 1
             and not self._declared.bounds
             and len(self._functions) == 1,

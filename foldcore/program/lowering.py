@@ -18,15 +18,14 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..numerics.solving import matvec, to_dense
+from ..numerics.products import concatenate, matvec, to_dense
 from ..param import Param
-from ..problem.parametric import ProblemClass, ProgramStructure
-from ..problem.quadratic import QuadraticProgram
 from ..quadratic.data import DATA_FIELDS, QuadraticData
-from ..quadratic.merge import concatenate
+from ..quadratic.template import QuadraticTemplate
 from ..solution import Duals, Solution
 from .functions import BatchedFunction
 from .program import SmoothProgram
+from .structure import ProblemClass, ProgramStructure, quadratic_structure
 
 if TYPE_CHECKING:
     from ..atoms import Regularizer, SetAtom
@@ -179,13 +178,7 @@ def lowered_structure(
     """
     if not _lowerable(regularizers, sets):
         _check_certifiable(structure, regularizers, sets)
-        left = [term for term in regularizers if not term.has_absolute_terms]
-        names = (*left, *(atom for atom in sets if not atom.has_rows))
-        return replace(
-            structure,
-            problem_class=ProblemClass.NLP,
-            without_rows=tuple(type(atom).__name__ for atom in names),
-        )
+        return replace(structure, problem_class=ProblemClass.NLP)
     if not regularizers:
         return structure
     template = structure.template
@@ -203,9 +196,9 @@ def lowered_structure(
     varying = set(template.varying)
     if any(atom.params(f"regularizer{i}") for i, atom in enumerate(regularizers)):
         varying |= {"q", "G"}
-    lowered = QuadraticProgram.template(data, varying)
+    lowered = QuadraticTemplate.template(data, varying)
     smooth = structure.smooth_objective or structure.smooth_constraints
-    base = lowered.structure
+    base = quadratic_structure(lowered)
     return replace(
         structure,
         n=structure.n + k,
@@ -219,6 +212,13 @@ def lowered_structure(
         has_image_prox=False,
         auxiliary=k,
     )
+
+
+def without_rows(regularizers: Sequence[Regularizer], sets: Sequence[SetAtom]) -> tuple[str, ...]:
+    """Return the class names of the terms and sets that cannot be written as constraint rows."""
+    terms = [term for term in regularizers if not term.has_absolute_terms]
+    left = (*terms, *(atom for atom in sets if not atom.has_rows))
+    return tuple(type(atom).__name__ for atom in left)
 
 
 def _lowerable(regularizers: Sequence[Regularizer], sets: Sequence[SetAtom]) -> bool:

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..numerics.solving import matvec, rmatvec, to_dense
+from ..numerics.products import concatenate, matvec, rmatvec, to_dense
 from ..numerics.sparse import SparseMatrix
-from ..quadratic.data import QuadraticData
-from ..quadratic.merge import concatenate
+from ..quadratic.data import SAMPLE_DIMS, QuadraticData
 from ..solution import Duals
-from ..solvers.sample_data import SAMPLE_DIMS
 from .functions import BatchedFunction
 
 if TYPE_CHECKING:
     from ..atoms import Regularizer, SetAtom
-    from ..problem.parametric import ProgramStructure
+    from .structure import ProgramStructure
 
 
 class SmoothProgram:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from ..numerics.solving import matvec
+from ..numerics.products import concatenate, matvec, to_dense
 from ..numerics.sparse import Matrix
 
 
@@ -88,3 +88,44 @@ class QuadraticData:
 
 
 DATA_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(QuadraticData) if f.name != "n")
+
+
+_ROWS = {
+    "A": 2, "b": 1, "G": 2, "h": 1, "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
+}  # fmt: skip
+"""Fields that stack, with the number of dimensions of one sample's value."""
+
+
+def merge_data(n: int, parts: Sequence[QuadraticData]) -> QuadraticData:
+    """Return the data whose feasible set is the intersection of the parts'.
+
+    P and q may come from one part at most. Where two parts bound the same variable the tighter
+    bound holds, and receives the gradient.
+    """
+    merged: dict[str, Tensor] = {}
+    for field in ("P", "q"):
+        for part in parts:
+            value = getattr(part, field)
+            if value is not None:
+                merged[field] = value
+    for field, dims in _ROWS.items():
+        blocks = [to_dense(v) for part in parts if (v := getattr(part, field)) is not None]
+        if blocks:
+            merged[field] = concatenate(blocks, dim=-dims, sample_dims=dims)
+    for field, tighter in (("lower", torch.gt), ("upper", torch.lt)):
+        for part in parts:
+            value = getattr(part, field)
+            if value is None:
+                continue
+            held = merged.get(field)
+            merged[field] = (
+                value if held is None else torch.where(tighter(value, held), value, held)
+            )
+    return QuadraticData(n=n, **merged)
+
+
+SAMPLE_DIMS = {
+    "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
+    "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
+}  # fmt: skip
+"""Dimensions of one sample's value of each field."""

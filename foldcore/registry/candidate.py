@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
+from ..config import PluginConfig
 from ..interfaces import API_VERSION
 from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
-from ..plugin_config import PluginConfig
 from .discovery import DISABLE_VARIABLE, Offer, PluginInfo, PluginState
 
 PluginT = TypeVar("PluginT", bound=Solver | UpdateRule | AdjointSolver)
@@ -73,7 +73,7 @@ def _version_violation(plugin: type[object]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[PluginT]):
+class Examination(Generic[PluginT]):
     """What came of a name or a candidate.
 
     Attributes:
@@ -108,7 +108,7 @@ class Candidate(Generic[PluginT]):
         self.name = name
         self.source = source
         self.replaces = replaces
-        self.outcome: Outcome[PluginT] | None = None
+        self.outcome: Examination[PluginT] | None = None
         self._requirements = requirements
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class Candidate(Generic[PluginT]):
     def disabled(self) -> bool:
         return isinstance(self.source, Offer) and self.source.disabled
 
-    def examine(self) -> Outcome[PluginT]:
+    def examine(self) -> Examination[PluginT]:
         """Load and check once; afterwards return the remembered outcome."""
         # No lock is held while a plugin's module runs: it may itself ask a registry, in a thread
         # that waits for Python's import lock. Two threads may thus both check one plugin; Python
@@ -131,7 +131,7 @@ class Candidate(Generic[PluginT]):
                 self.outcome = outcome
         return self.outcome
 
-    def info(self, group: str, outcome: Outcome[PluginT] | None) -> PluginInfo:
+    def info(self, group: str, outcome: Examination[PluginT] | None) -> PluginInfo:
         """Return the line of a listing; without an outcome the state reads NOT_LOADED."""
         offer = self.source if isinstance(self.source, Offer) else None
         target = (
@@ -150,9 +150,9 @@ class Candidate(Generic[PluginT]):
             load_seconds=outcome.seconds if outcome else None,
         )
 
-    def disabled_outcome(self) -> Outcome[PluginT]:
+    def disabled_outcome(self) -> Examination[PluginT]:
         """Return the outcome of a plugin that the environment hides."""
-        return Outcome(
+        return Examination(
             PluginState.UNUSABLE,
             reason=f"disabled by {DISABLE_VARIABLE}",
             problem=f"is disabled: the environment variable {DISABLE_VARIABLE} hides {self}. "
@@ -161,9 +161,9 @@ class Candidate(Generic[PluginT]):
 
     def incompatible_outcome(
         self, violation: str, seconds: float | None = None
-    ) -> Outcome[PluginT]:
+    ) -> Examination[PluginT]:
         """Return the outcome of a plugin that does not fulfil the interface."""
-        return Outcome(
+        return Examination(
             PluginState.INCOMPATIBLE,
             reason=violation,
             problem=f"is incompatible with this core: {self} {violation}. This core supports "
@@ -172,7 +172,7 @@ class Candidate(Generic[PluginT]):
             seconds=seconds,
         )
 
-    def _examine(self) -> Outcome[PluginT]:
+    def _examine(self) -> Examination[PluginT]:
         started = time.perf_counter()
         seconds: float | None = None
         try:
@@ -190,8 +190,8 @@ class Candidate(Generic[PluginT]):
         except (Exception, SystemExit) as error:
             return self._failed_outcome(error, seconds)
         if reason is None:
-            return Outcome(PluginState.USABLE, plugin=plugin, seconds=seconds)
-        return Outcome(
+            return Examination(PluginState.USABLE, plugin=plugin, seconds=seconds)
+        return Examination(
             PluginState.UNUSABLE,
             reason=str(reason),
             problem=f"cannot be used here: {reason} (stated by {self}). After a repair call "
@@ -199,10 +199,10 @@ class Candidate(Generic[PluginT]):
             seconds=seconds,
         )
 
-    def _failed_outcome(self, error: BaseException, seconds: float | None) -> Outcome[PluginT]:
+    def _failed_outcome(self, error: BaseException, seconds: float | None) -> Examination[PluginT]:
         reason = f"{type(error).__name__}: {error}"
         step = "failed to load" if seconds is None else "loaded, but its check failed"
-        return Outcome(
+        return Examination(
             PluginState.LOAD_FAILED,
             reason=reason,
             problem=f"{step}: {self} raised {reason}. Repair or reinstall the package, then "

@@ -32,7 +32,7 @@ from ..errors import (
 from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Capabilities, Solver
-from .candidate import Candidate, Outcome, PluginT, Requirements
+from .candidate import Candidate, Examination, PluginT, Requirements
 from .discovery import (
     DISABLE_VARIABLE,
     Offer,
@@ -289,7 +289,7 @@ class Registry(Generic[PluginT]):
 
     def _settle(
         self, found: Sequence[Candidate[PluginT]], *, load: bool
-    ) -> Outcome[PluginT] | None:
+    ) -> Examination[PluginT] | None:
         """Return the outcome of the candidates for one name; None if it takes a load to tell."""
         enabled = _enabled(found)
         if not enabled:
@@ -301,13 +301,13 @@ class Registry(Generic[PluginT]):
         picks = " or ".join(repr(n) for n in names if names.count(n) == 1)
         advice = f"Write {picks} to pick one, or uninstall" if picks else "Uninstall or repair"
         rivals = " and ".join(str(c) for c in enabled)
-        return Outcome(
+        return Examination(
             PluginState.DUPLICATE,
             reason=rivals,
             problem=f"is offered more than once: by {rivals}. {advice} what is not wanted.",
         )
 
-    def _judge(self, name: str) -> Outcome[PluginT]:
+    def _judge(self, name: str) -> Examination[PluginT]:
         found = self._resolve(name)
         if found:
             outcome = self._settle(found, load=True)
@@ -315,11 +315,11 @@ class Registry(Generic[PluginT]):
                 return outcome
         package = self._known_package(name)
         if package is not None:
-            return Outcome(
+            return Examination(
                 PluginState.NOT_INSTALLED,
                 problem=f"is known but not installed: pip install {package}.",
             )
-        return Outcome(PluginState.UNKNOWN, problem="is not the name of any plugin.")
+        return Examination(PluginState.UNKNOWN, problem="is not the name of any plugin.")
 
     def _known_package(self, name: str) -> str | None:
         """Return the package that publishes a name, or ``dist:name``; None where none is known."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..interfaces.rule import BoundRule
-from ..numerics.solving import largest_eigenvalue
+from ..numerics.eigenvalues import largest_eigenvalue
 from ..program.program import SmoothProgram
 from ..solution import Solution
 from .curvature import largest_curvature

@@ -9,15 +9,12 @@ unroll              likewise, with inner problems unrolled too
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from ..fold.backward.fixed_point import RecordedStep
-from ..interfaces.adjoint import FixedPointOperator
+from ..errors import UnsupportedError
+from ..interfaces.fixed_point_operator import FixedPointOperator
 from ..interfaces.rule import BoundRule
-from ..solution import Solution, Status
 
 
 def one_step(bound: BoundRule, state: Tensor) -> tuple[Tensor, FixedPointOperator]:
@@ -40,30 +37,53 @@ def linearise(bound: BoundRule, state: Tensor) -> FixedPointOperator:
         return one_step(bound, state.detach())[1]
 
 
-class Iterates:
-    """Steps of a rule on the graph, with the worst report of the inner folds met on the way."""
+class RecordedStep(FixedPointOperator):
+    """Φ at a fixed point from one recorded step: products by autograd through its graph.
 
-    def __init__(self, bound: BoundRule) -> None:
-        self._bound = bound
-        self.inner: dict[str, Solution] = {}
-        self.failed: Tensor | None = None
+    Args:
+        state: z*, a leaf that requires grad. Shape (B, s).
+        updated: U(z*), recorded from ``state``. Shape (B, s).
+    """
 
-    def run(self, state: Tensor, iterations: int) -> Tensor:
-        """Return the state after ``iterations`` steps, on the graph. Shape (B, s)."""
-        for _ in range(iterations):
-            state = self._bound.step(state)
-            self._note(self._bound.inner_reports())
-            failed = self._bound.failed()
-            if failed is not None:
-                self.failed = failed if self.failed is None else self.failed | failed
-        return state
+    def __init__(self, state: Tensor, updated: Tensor) -> None:
+        self._state, self._updated = state, updated
+        self.batch, self.size = state.shape
+        self.dtype, self.device = state.dtype, state.device
+        self.zero = not updated.requires_grad
 
-    def _note(self, reports: Mapping[str, Solution]) -> None:
-        for name, report in reports.items():
-            held = self.inner.get(name)
-            if held is None or _failures(report.status) >= _failures(held.status):
-                self.inner[name] = report
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        if self.zero:
+            return torch.zeros_like(cotangent)
+        (product,) = torch.autograd.grad(
+            self._updated,
+            self._state,
+            cotangent,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return product
 
-
-def _failures(status: tuple[Status, ...]) -> int:
-    return sum(not one.ok for one in status)
+    def jvp(self, tangent: Tensor) -> Tensor:
+        # Φt is the derivative of u -> <Φᵀu, t>, which is linear in u.
+        if self.zero:
+            return torch.zeros_like(tangent)
+        probe = torch.zeros_like(tangent, requires_grad=True)
+        (pulled,) = torch.autograd.grad(
+            self._updated,
+            self._state,
+            probe,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        if not pulled.requires_grad:
+            return torch.zeros_like(tangent)
+        try:
+            (product,) = torch.autograd.grad(pulled, probe, tangent, retain_graph=True)
+        except RuntimeError as error:
+            raise UnsupportedError(
+                "jvp: a part of this update rule (an inner solver or fold) can be differentiated "
+                "only once; use an adjoint solver that needs vjp alone."
+            ) from error
+        return product

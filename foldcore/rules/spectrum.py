@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..interfaces.adjoint import FixedPointOperator
+from ..interfaces.fixed_point_operator import FixedPointOperator
 
 _NULL = 1e-6
 """|φ| up to which an eigenvalue belongs to directions that the step size does not move."""

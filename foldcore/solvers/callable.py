@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..config import PluginConfig
 from ..errors import ConfigError
 from ..interfaces import API_VERSION
 from ..interfaces.solver import Capabilities, IterationMap, Session, Solver
-from ..plugin_config import PluginConfig
 from ..portable import PortableFunction
-from ..problem.parametric import ProblemClass, ProgramStructure
 from ..program.program import SmoothProgram
+from ..program.structure import ProblemClass, ProgramStructure
 from ..solution import Solution, Status
 
 SolveFunction = Callable[[SmoothProgram], Tensor | Solution]

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..config import IterativeConfig
 from ..interfaces import API_VERSION
 from ..interfaces.solver import Capabilities, IterationMap, Session, Solver
-from ..plugin_config import IterativeConfig
-from ..problem.parametric import ProblemClass, ProgramStructure
 from ..program.program import SmoothProgram
+from ..program.structure import ProblemClass, ProgramStructure
 from ..solution import Solution, Status
 
 

@@ -12,15 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..numerics.sparse import Matrix, SparseMatrix
-from ..quadratic.data import QuadraticData
+from ..quadratic.data import SAMPLE_DIMS, QuadraticData
 
 Floats = NDArray[np.float64]
 
-SAMPLE_DIMS = {
-    "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
-    "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
-}  # fmt: skip
-"""Dimensions of one sample's value of each field."""
 
 _MAY_BE_INFINITE = frozenset({"h", "lower", "upper", "quadratic_r"})
 

@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from ..config import IterativeConfig, PluginConfig
 from ..errors import UnsupportedError
 from ..interfaces.solver import IterationMap, Session, Solver
-from ..plugin_config import IterativeConfig, PluginConfig
-from ..problem.parametric import ProgramStructure
 from ..program.program import SmoothProgram
+from ..program.structure import ProgramStructure
 from ..solution import Solution, Status
 from .sample_answers import (
     BatchAnswer,

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Hashable
 
 from ..interfaces.solver import Session, Solver
-from ..problem.parametric import ProgramStructure
+from ..program.structure import ProgramStructure
 
 _Key = tuple[int, int, Hashable]
 _sessions: weakref.WeakKeyDictionary[object, dict[_Key, Session]] = weakref.WeakKeyDictionary()

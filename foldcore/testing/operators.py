@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..interfaces.adjoint import FixedPointOperator
+from ..interfaces.fixed_point_operator import FixedPointOperator
 
 
 class MatrixOperator(FixedPointOperator):

@@ -13,7 +13,8 @@ from torch import Tensor
 from ... import hooks
 from ...config import DegeneracyConfig
 from ...errors import AdjointError, AdjointWarning, name_samples
-from ...interfaces.adjoint import AdjointSolver, FixedPointOperator
+from ...interfaces.adjoint import AdjointSolver
+from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...solution import AdjointSolution
 from ..call.degeneracy import check_uniqueness
 

@@ -14,59 +14,6 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from ...interfaces.adjoint import FixedPointOperator
-
-
-class RecordedStep(FixedPointOperator):
-    """Φ at a fixed point from one recorded step: products by autograd through its graph.
-
-    Args:
-        state: z*, a leaf that requires grad. Shape (B, s).
-        updated: U(z*), recorded from ``state``. Shape (B, s).
-    """
-
-    def __init__(self, state: Tensor, updated: Tensor) -> None:
-        self._state, self._updated = state, updated
-        self.batch, self.size = state.shape
-        self.dtype, self.device = state.dtype, state.device
-        self.zero = not updated.requires_grad
-
-    def vjp(self, cotangent: Tensor) -> Tensor:
-        if self.zero:
-            return torch.zeros_like(cotangent)
-        (product,) = torch.autograd.grad(
-            self._updated,
-            self._state,
-            cotangent,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return product
-
-    def jvp(self, tangent: Tensor) -> Tensor:
-        # Φt is the derivative of u -> <Φᵀu, t>, which is linear in u.
-        if self.zero:
-            return torch.zeros_like(tangent)
-        probe = torch.zeros_like(tangent, requires_grad=True)
-        (pulled,) = torch.autograd.grad(
-            self._updated,
-            self._state,
-            probe,
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        if not pulled.requires_grad:
-            return torch.zeros_like(tangent)
-        try:
-            (product,) = torch.autograd.grad(pulled, probe, tangent, retain_graph=True)
-        except RuntimeError as error:
-            raise UnsupportedError(
-                "jvp: a part of this update rule (an inner solver or fold) can be differentiated "
-                "only once; use an adjoint solver that needs vjp alone."
-            ) from error
-        return product
 
 
 class _FixedPoint(torch.autograd.Function):

@@ -12,16 +12,11 @@ from ...program.lowering import Lowering
 from ...program.program import SmoothProgram
 from ...solution import Duals, KKTReport, Solution
 from ..call.certify import measure, reject
-from ..call.verdicts import Outcome
+from ..call.verdicts import Verdicts
 from ..parts import Parts
 
 _ROUNDING = 10.0
 """Machine epsilons of scaled KKT residual up to which a polished point counts as exact."""
-
-
-def polishes(parts: Parts) -> bool:
-    """Return whether the fold polishes, so that the solver's own answer is not the one to be judged."""
-    return parts.rule is not None and parts.config.fixed_point.polish > 0
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ def polished(
     bound: BoundRule,
     state: Tensor,
     raw: Solution,
-    outcome: Outcome,
+    verdicts: Verdicts,
 ) -> tuple[Tensor, Solution]:
     """Run ``fixed_point.polish`` steps, and reject what certificate (a) rejects afterwards.
 
@@ -51,34 +46,34 @@ def polished(
         program, bound: The bound problem and rule.
         state: The lifted answer. Shape (B, s).
         raw: The solver's answer with certificate (a), in the original's variables.
-        outcome: Receives the samples whose better point is rejected.
+        verdicts: Receives the samples whose better point is rejected.
 
     Returns:
         The state (B, s) of the points kept, and the answer with their primal, duals and certificate.
     """
     with torch.no_grad():
         lowering = Lowering(program)
-        start = _start(lowering, bound, state, raw, outcome)
+        start = _start(lowering, bound, state, raw, verdicts)
         end = _run(bound, state, parts.config.fixed_point.polish)
-        found = _measured(lowering, bound, end, raw, outcome)
+        found = _measured(lowering, bound, end, raw, verdicts)
         better = _not_worse(found.kkt.residual, start.kkt.residual)
         kept = _choose(better, found, start)
-        reject(kept.kkt, outcome, parts.config.kkt)
+        reject(kept.kkt, verdicts, parts.config.kkt)
         answer = replace(raw, primal=kept.primal, duals=kept.duals, kkt=kept.kkt)
         return torch.where(better[:, None], end, state), answer
 
 
 def _start(
-    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, outcome: Outcome
+    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, verdicts: Verdicts
 ) -> _Point:
     """Return the answer as the rule's state holds it: for some rules x is not exactly what was lifted."""
     if raw.kkt is None or raw.duals is None:
-        return _measured(lowering, bound, state, raw, outcome)
+        return _measured(lowering, bound, state, raw, verdicts)
     given = _Point(raw.primal, raw.duals, raw.kkt)
     same = (bound.primal(state) == raw.primal).all(-1)
     if bool(same.all()):
         return given
-    return _choose(same, given, _measured(lowering, bound, state, raw, outcome))
+    return _choose(same, given, _measured(lowering, bound, state, raw, verdicts))
 
 
 def _run(bound: BoundRule, state: Tensor, steps: int) -> Tensor:
@@ -92,10 +87,10 @@ def _run(bound: BoundRule, state: Tensor, steps: int) -> Tensor:
 
 
 def _measured(
-    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, outcome: Outcome
+    lowering: Lowering, bound: BoundRule, state: Tensor, raw: Solution, verdicts: Verdicts
 ) -> _Point:
     point = replace(raw, primal=bound.primal(state), duals=bound.duals(state))
-    found = lowering.restrict(measure(lowering, point, outcome))
+    found = lowering.restrict(measure(lowering, point, verdicts))
     if found.duals is None or found.kkt is None:
         raise TypeError(
             f"measure gave no multipliers or no certificate for {type(bound).__name__}."

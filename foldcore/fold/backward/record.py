@@ -13,22 +13,22 @@ from torch import Tensor
 
 from ... import hooks
 from ...errors import AdjointError, AdjointWarning, ConfigError, name_samples
-from ...interfaces.adjoint import FixedPointOperator
+from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...interfaces.rule import BoundRule, UpdateRule
 from ...optimality.duals import recover_duals
 from ...program.lowering import Lowering
 from ...program.program import SmoothProgram
-from ...rules.linearise import Iterates, one_step
+from ...rules.linearise import one_step
 from ...solution import Duals, Solution, Status
 from ..call.certify import certify, check_fixed_point, check_kkt
 from ..call.degeneracy import check_complementarity
 from ..call.inputs import Inputs
-from ..call.repair import repaired_inputs, with_donor_rows
-from ..call.verdicts import Outcome
-from ..parts import Parts
+from ..call.verdicts import Verdicts, repaired_inputs, with_donor_rows
+from ..parts import Parts, polishes
 from .adjoint_pass import AdjointPass
 from .fixed_point import attach_fixed_point
-from .polish import polished, polishes
+from .iterates import Iterates
+from .polish import polished
 from .truncated_series import SeriesWatch
 
 _DRIFT = 1e-3
@@ -72,19 +72,19 @@ class LiftedFold:
 
 
 def lift_fold(
-    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution
+    parts: Parts, rule: UpdateRule, inputs: Inputs, verdicts: Verdicts, raw: Solution
 ) -> LiftedFold:
     """Lift a solution to the rule's fixed point, and polish it as configured.
 
     Args:
-        outcome: Receives the samples whose polished point is rejected.
+        verdicts: Receives the samples whose polished point is rejected.
     """
     program = parts.problem.bind(inputs.values, inputs.batch)
     bound = rule.bind(program, parts.inner)
     with torch.no_grad():
         state = bound.lift(raw).detach()
         if polishes(parts):
-            state, raw = polished(parts, program, bound, state, raw, outcome)
+            state, raw = polished(parts, program, bound, state, raw, verdicts)
     return LiftedFold(program, bound.at(state), state, raw)
 
 
@@ -94,9 +94,9 @@ def record_fold(parts: Parts, rule: UpdateRule, inputs: Inputs, raw: Solution) -
     Raises:
         SolveError: If certificate (a) rejects a polished sample.
     """
-    outcome = Outcome(inputs.batch)
-    lifted = lift_fold(parts, rule, inputs, outcome, raw)
-    outcome.report(parts.subject, "raise")
+    verdicts = Verdicts(inputs.batch)
+    lifted = lift_fold(parts, rule, inputs, verdicts, raw)
+    verdicts.report(parts.subject, "raise")
     return record_step(lifted.program, lifted.bound, lifted.state)
 
 
@@ -108,7 +108,13 @@ def record_step(program: SmoothProgram, bound: BoundRule, state: Tensor) -> Reco
 
 
 def fold_solution(
-    parts: Parts, rule: UpdateRule, inputs: Inputs, outcome: Outcome, raw: Solution, *, duals: bool
+    parts: Parts,
+    rule: UpdateRule,
+    inputs: Inputs,
+    verdicts: Verdicts,
+    raw: Solution,
+    *,
+    duals: bool,
 ) -> Solution | None:
     """Wrap the solution into the fixed point of one step of the rule; None if no sample is left.
 
@@ -118,33 +124,33 @@ def fold_solution(
     """
     started = time.perf_counter()
     while True:
-        known = outcome.failed
-        good = repaired_inputs(inputs, outcome)
-        lifted = lift_fold(parts, rule, good, outcome, with_donor_rows(raw, outcome))
-        if outcome.donor() is None:
+        known = verdicts.failed
+        good = repaired_inputs(inputs, verdicts)
+        lifted = lift_fold(parts, rule, good, verdicts, with_donor_rows(raw, verdicts))
+        if verdicts.donor() is None:
             return None
-        if outcome.failed == known:
+        if verdicts.failed == known:
             break
         # A rejected point must not be recorded: it could turn the others' shared gradients into NaN.
     program, bound, raw = lifted.program, lifted.bound, lifted.solution
     recorded = record_step(program, bound, lifted.state)
     residual = recorded.residual
     reports = bound.inner_reports()
-    _note_failures(parts, bound.failed(), reports, outcome)
+    note_failures(parts, bound.failed(), reports, verdicts)
     moves_on = parts.config.mode == "fixed_point_unfold"
     if raw.kkt is not None and polishes(parts) and not moves_on:
-        check_kkt(raw.kkt, outcome, parts.config.kkt, parts.subject)
-    check_fixed_point(residual, lifted.state, outcome, parts.config.fixed_point, parts.subject)
+        check_kkt(raw.kkt, verdicts, parts.config.kkt, parts.subject)
+    check_fixed_point(residual, lifted.state, verdicts, parts.config.fixed_point, parts.subject)
     if raw.kkt is not None and inputs.needs_grad:
-        check_complementarity(raw.kkt, outcome, parts.config.degeneracy, parts.subject)
+        check_complementarity(raw.kkt, verdicts, parts.config.degeneracy, parts.subject)
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
     point = _differentiable_point(parts, good, recorded)
     x = bound.primal(point)
-    raw = replace(raw, fixed_point_residual=residual, inner=_by_path(reports, parts.path))
+    raw = replace(raw, fixed_point_residual=residual, inner=by_path(reports, parts.path))
     if polishes(parts) and moves_on:
         end = replace(raw, primal=x.detach(), duals=bound.duals(lifted.state))
-        raw = _recertified(parts, program, end, outcome)
-    return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
+        raw = recertified(parts, program, end, verdicts)
+    return answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
 
 
 def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Tensor:
@@ -220,59 +226,29 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
     )
 
 
-def unfold(
-    parts: Parts,
-    rule: UpdateRule,
-    inputs: Inputs,
-    outcome: Outcome,
-    warm_start: Solution | None,
-    *,
-    duals: bool,
-) -> Solution:
-    """Run the rule's iteration on the graph, from the warm start's primal or a cold one."""
-    started = time.perf_counter()
-    hooks.solve_started(parts.path, inputs.batch)
-    program = parts.problem.bind(inputs.values, inputs.batch)
-    bound = rule.bind(program, parts.inner)
-    with torch.no_grad():
-        state = bound.initial(None if warm_start is None else warm_start.primal).detach()
-    bound = bound.at(state)
-    iterates = Iterates(bound)
-    point = iterates.run(state, parts.config.iterations)
-    _note_failures(parts, iterates.failed, iterates.inner, outcome)
-    x = bound.primal(point)
-    carried = bound.duals(point)
-    raw = Solution(
-        primal=x.detach(),
-        status=(Status.OPTIMAL,) * inputs.batch,
-        duals=carried,
-        iterations=(parts.config.iterations,) * inputs.batch,
-        inner=_by_path(iterates.inner, parts.path),
-    )
-    raw = _recertified(parts, program, raw, outcome)
-    hooks.solve_finished(parts.path, raw, time.perf_counter() - started)
-    return _answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
-
-
-def _note_failures(
-    parts: Parts, singular: Tensor | None, reports: Mapping[str, Solution], outcome: Outcome
+def note_failures(
+    parts: Parts, singular: Tensor | None, reports: Mapping[str, Solution], verdicts: Verdicts
 ) -> None:
+    """Take over what failed in steps of the rule: its own systems, and its inner folds."""
     if singular is not None:
         name = type(parts.rule).__name__
-        outcome.fail(singular, Status.NUMERICAL, f"{name}: singular update step")
+        verdicts.fail(singular, Status.NUMERICAL, f"{name}: singular update step")
     for name, report in reports.items():
         status = [s if s.ok else Status.INNER_FAILURE for s in report.status]
-        outcome.merge(status, report.messages, f"rule.{name}")
+        verdicts.merge(status, report.messages, f"rule.{name}")
 
 
-def _recertified(parts: Parts, program: SmoothProgram, raw: Solution, outcome: Outcome) -> Solution:
+def recertified(
+    parts: Parts, program: SmoothProgram, raw: Solution, verdicts: Verdicts
+) -> Solution:
+    """Return a point with certificate (a), rejected and acted on, in the original's variables."""
     with torch.no_grad():
         lowering = Lowering(program)
-        certified = certify(lowering, raw, outcome, parts.config.kkt, parts.subject)
+        certified = certify(lowering, raw, verdicts, parts.config.kkt, parts.subject)
         return lowering.restrict(certified)
 
 
-def _answer(
+def answer(
     program: SmoothProgram,
     bound: BoundRule,
     raw: Solution,
@@ -296,7 +272,8 @@ def recovered_duals(program: SmoothProgram, raw: Solution, x: Tensor) -> Duals |
     return lowering.restrict(replace(raw, primal=x, duals=recovered.duals)).duals
 
 
-def _by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:
+def by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:
+    """Return inner reports, of any depth, under their paths in the configuration."""
     prefix = f"{path}." if path else ""
     found: dict[str, Solution] = {}
     for name, report in reports.items():

@@ -13,33 +13,33 @@ from ...errors import CertificateError, CertificateWarning, name_samples
 from ...optimality.kkt import kkt_report
 from ...program.lowering import Lowering
 from ...solution import KKTReport, Solution, Status
-from .verdicts import Outcome
+from .verdicts import Verdicts
 
 
-def measure(lowering: Lowering, raw: Solution, outcome: Outcome) -> Solution:
+def measure(lowering: Lowering, raw: Solution, verdicts: Verdicts) -> Solution:
     """Attach certificate (a) without acting on it; NaN for failed samples.
 
     Args:
         lowering: The bound problem.
         raw: An answer; its duals are recovered where it has none.
-        outcome: Tells which samples have failed.
+        verdicts: Tells which samples have failed.
     """
     point = lowering.complete(raw.primal)
     report, duals = kkt_report(lowering.program, point, raw.duals)
-    if outcome.failed:
-        report = _without(report, outcome.mask(point.device))
+    if verdicts.failed:
+        report = _without(report, verdicts.mask(point.device))
     return replace(raw, primal=point, duals=duals, kkt=report)
 
 
-def reject(report: KKTReport, outcome: Outcome, config: KKTConfig) -> None:
+def reject(report: KKTReport, verdicts: Verdicts, config: KKTConfig) -> None:
     """Turn samples whose certificate (a) exceeds ``config.reject_above`` into failures."""
     limit = max(config.reject_above, 1e5 * torch.finfo(report.residual.dtype).eps)
     rejected = ~(report.residual <= limit)
     if bool(rejected.any()):
-        _name_rejected(report, rejected, outcome)
+        _name_rejected(report, rejected, verdicts)
 
 
-def check_kkt(report: KKTReport, outcome: Outcome, config: KKTConfig, subject: str) -> None:
+def check_kkt(report: KKTReport, verdicts: Verdicts, config: KKTConfig, subject: str) -> None:
     """Act on samples that have not failed and whose certificate (a) exceeds ``config.atol``.
 
     Args:
@@ -56,7 +56,7 @@ def check_kkt(report: KKTReport, outcome: Outcome, config: KKTConfig, subject: s
         return
     _act_on(
         config.on_violation,
-        exceeded & ~outcome.mask(residual.device),
+        exceeded & ~verdicts.mask(residual.device),
         residual,
         f"{subject}: scaled KKT residual above kkt.atol",
         "Tighten the solver's tolerances, set or raise fixed_point.polish, or loosen kkt.atol.",
@@ -64,17 +64,17 @@ def check_kkt(report: KKTReport, outcome: Outcome, config: KKTConfig, subject: s
 
 
 def certify(
-    lowering: Lowering, raw: Solution, outcome: Outcome, config: KKTConfig, subject: str
+    lowering: Lowering, raw: Solution, verdicts: Verdicts, config: KKTConfig, subject: str
 ) -> Solution:
     """Attach certificate (a), reject, and act on doubt: :func:`measure`, :func:`reject`, :func:`check_kkt`.
 
     Raises:
         CertificateError: As of :func:`check_kkt`.
     """
-    certified = measure(lowering, raw, outcome)
+    certified = measure(lowering, raw, verdicts)
     if certified.kkt is not None:
-        reject(certified.kkt, outcome, config)
-        check_kkt(certified.kkt, outcome, config, subject)
+        reject(certified.kkt, verdicts, config)
+        check_kkt(certified.kkt, verdicts, config, subject)
     return certified
 
 
@@ -90,9 +90,9 @@ def _without(report: KKTReport, failed: Tensor) -> KKTReport:
     )
 
 
-def _name_rejected(report: KKTReport, rejected: Tensor, outcome: Outcome) -> None:
+def _name_rejected(report: KKTReport, rejected: Tensor, verdicts: Verdicts) -> None:
     for i in torch.nonzero(rejected).flatten().tolist():
-        outcome.fail_one(
+        verdicts.fail_one(
             i,
             Status.INACCURATE,
             f"KKT residual: stationarity {float(report.stationarity[i]):.1e}, "
@@ -102,7 +102,7 @@ def _name_rejected(report: KKTReport, rejected: Tensor, outcome: Outcome) -> Non
 
 
 def check_fixed_point(
-    residual: Tensor, state: Tensor, outcome: Outcome, config: FixedPointConfig, subject: str
+    residual: Tensor, state: Tensor, verdicts: Verdicts, config: FixedPointConfig, subject: str
 ) -> None:
     """Act on samples whose certificate (b) exceeds ``config.atol``.
 
@@ -117,7 +117,7 @@ def check_fixed_point(
     scaled = residual / (1 + state.abs().amax(-1)) if state.shape[-1] else residual
     _act_on(
         config.on_violation,
-        ~(scaled <= atol) & ~outcome.mask(state.device),
+        ~(scaled <= atol) & ~verdicts.mask(state.device),
         scaled,
         f"{subject}: the solution is not a fixed point of the update rule: residual above "
         f"fixed_point.atol",

@@ -17,14 +17,14 @@ from torch import Tensor
 from ...config import DegeneracyConfig
 from ...errors import DegenerateError, DegenerateWarning, name_samples
 from ...solution import KKTReport
-from .verdicts import Outcome
+from .verdicts import Verdicts
 
 _UNIQUE = 1e-6
 """Size of Ψᵀn, relative to that of a generic vector, up to which a null vector n has no effect."""
 
 
 def check_complementarity(
-    report: KKTReport, outcome: Outcome, config: DegeneracyConfig, subject: str
+    report: KKTReport, verdicts: Verdicts, config: DegeneracyConfig, subject: str
 ) -> None:
     """Act on samples whose strict-complementarity margin is too small for a unique gradient.
 
@@ -32,7 +32,7 @@ def check_complementarity(
         DegenerateError: If the policy is "raise" and a good sample is degenerate.
     """
     floor = 100 * torch.finfo(report.margin.dtype).eps
-    weak = (report.margin <= max(config.margin, floor)) & ~outcome.mask(report.margin.device)
+    weak = (report.margin <= max(config.margin, floor)) & ~verdicts.mask(report.margin.device)
     if not bool(weak.any()):
         return
     samples = torch.nonzero(weak).flatten().tolist()

@@ -7,24 +7,25 @@ from torch import Tensor
 
 from ...errors import InputError, name_samples
 from ...interfaces.solver import Solver
-from ...numerics.solving import to_dense
-from ...problem.parametric import ParametricProblem, ProblemClass
+from ...numerics.products import to_dense
+from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
+from ...program.structure import ProblemClass
 from ...solution import Status
 from .inputs import Inputs
-from .verdicts import Outcome
+from .verdicts import Verdicts
 
 
 def find_bad_samples(
     problem: ParametricProblem,
     solver: Solver,
     inputs: Inputs,
-    outcome: Outcome,
+    verdicts: Verdicts,
     *,
     subject: str,
     strict: bool,
 ) -> SmoothProgram | None:
-    """Mark bad samples in ``outcome``.
+    """Mark bad samples in ``verdicts``.
 
     Args:
         strict: Raise for wrong arguments instead of marking; an empty feasible set is marked
@@ -41,14 +42,14 @@ def find_bad_samples(
         for name in problem.params:
             wrong = _nonfinite(inputs.values[name], problem.may_be_infinite(name))
             _mark(
-                wrong, name in inputs.batched, Status.INVALID_INPUT, inputs, outcome, strict,
+                wrong, name in inputs.batched, Status.INVALID_INPUT, inputs, verdicts, strict,
                 f"{subject}: parameter {name!r} contains NaN or inf",
                 "Check what feeds it, or set on_failure: mask to go on without these samples.",
             )  # fmt: skip
-        program = problem.bind(_finite(inputs, outcome), inputs.batch)
-        _mark_indefinite(problem, solver, program, inputs, outcome, subject, strict)
-        _mark_empty(program, outcome)
-    return None if outcome.failed else program
+        program = problem.bind(_finite(inputs, verdicts), inputs.batch)
+        _mark_indefinite(problem, solver, program, inputs, verdicts, subject, strict)
+        _mark_empty(program, verdicts)
+    return None if verdicts.failed else program
 
 
 def _nonfinite(value: Tensor, may_be_infinite: bool) -> Tensor | None:
@@ -59,9 +60,9 @@ def _nonfinite(value: Tensor, may_be_infinite: bool) -> Tensor | None:
     return value.isnan() if may_be_infinite else ~torch.isfinite(value)
 
 
-def _finite(inputs: Inputs, outcome: Outcome) -> dict[str, Tensor]:
+def _finite(inputs: Inputs, verdicts: Verdicts) -> dict[str, Tensor]:
     detached = inputs.detached()
-    if not outcome.failed:
+    if not verdicts.failed:
         return dict(detached)
     return {
         name: value.nan_to_num() if value.is_floating_point() else value
@@ -74,7 +75,7 @@ def _mark(
     batched: bool,
     status: Status,
     inputs: Inputs,
-    outcome: Outcome,
+    verdicts: Verdicts,
     strict: bool,
     what: str,
     advice: str,
@@ -88,7 +89,7 @@ def _mark(
     where = f" in samples {name_samples(samples)}" if batched else ""
     if strict:
         raise InputError(f"{what}{where}. {advice}")
-    outcome.fail(rows, status, what)
+    verdicts.fail(rows, status, what)
 
 
 def _mark_indefinite(
@@ -96,7 +97,7 @@ def _mark_indefinite(
     solver: Solver,
     program: SmoothProgram,
     inputs: Inputs,
-    outcome: Outcome,
+    verdicts: Verdicts,
     subject: str,
     strict: bool,
 ) -> None:
@@ -114,21 +115,21 @@ def _mark_indefinite(
     _, info = torch.linalg.cholesky_ex(matrix + shift * identity)
     what = f"parameter {name!r}" if name in problem.params else "the objective's Hessian"
     _mark(
-        info != 0, matrix.ndim == 3, Status.NONCONVEX, inputs, outcome, strict,
+        info != 0, matrix.ndim == 3, Status.NONCONVEX, inputs, verdicts, strict,
         f"{subject}: {what} is not positive semidefinite, as "
         f"{type(solver).__name__} needs it",
         "Predict a factor L and pass L @ L.mT, or use a solver of class nonconvex_qp.",
     )  # fmt: skip
 
 
-def _mark_empty(program: SmoothProgram, outcome: Outcome) -> None:
+def _mark_empty(program: SmoothProgram, verdicts: Verdicts) -> None:
     lower, upper = program.lower, program.upper
     everywhere = torch.ones(program.batch, dtype=torch.bool, device=program.device)
     if lower is not None and upper is not None:
         crossed = (lower > upper).any(-1) & everywhere
         if bool(crossed.any()):
-            outcome.fail(crossed, Status.INFEASIBLE, "lower exceeds upper")
+            verdicts.fail(crossed, Status.INFEASIBLE, "lower exceeds upper")
     for atom in program.sets:
         empty = atom.empty(program.n) & everywhere
         if bool(empty.any()):
-            outcome.fail(empty, Status.INFEASIBLE, f"{type(atom).__name__} is an empty set")
+            verdicts.fail(empty, Status.INFEASIBLE, f"{type(atom).__name__} is an empty set")

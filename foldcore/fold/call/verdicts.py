@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ...errors import SolveError, SolveWarning, name_samples
-from ...solution import Status
+from ...solution import Duals, KKTReport, Solution, Status
+from .inputs import Inputs
 
 
-class Outcome:
+class Verdicts:
     """Status and message per sample; the first failure of a sample is the one that is kept."""
 
     def __init__(self, batch: int) -> None:
@@ -86,3 +88,78 @@ class Outcome:
                 failed,
             )
         warnings.warn(f"{message} They are NaN with zero gradient.", SolveWarning, stacklevel=4)
+
+
+def repaired_inputs(inputs: Inputs, verdicts: Verdicts) -> Inputs:
+    """Replace failed samples by a good one, so that they can harm nothing shared."""
+    donor = verdicts.donor()
+    if not verdicts.failed or donor is None or not inputs.batched:
+        return inputs
+    return inputs.with_donor(verdicts.mask(inputs.device), donor)
+
+
+def with_donor_rows(raw: Solution, verdicts: Verdicts) -> Solution:
+    """Give failed samples the primal and duals of a good one, to match their replaced inputs."""
+    donor = verdicts.donor()
+    if not verdicts.failed or donor is None:
+        return raw
+    failed = verdicts.mask(raw.primal.device)
+
+    def repaired(value: Tensor) -> Tensor:
+        return torch.where(failed[:, None], value[donor], value)
+
+    duals = raw.duals
+    if duals is not None:
+        duals = Duals(**{name: repaired(value) for name, value in vars(duals).items()})
+    return replace(raw, primal=repaired(raw.primal), duals=duals)
+
+
+def masked(solution: Solution, verdicts: Verdicts, device: torch.device, filler: float) -> Solution:
+    """Return the solution with failed samples set to the filler, cut off from autograd."""
+    solution = replace(solution, status=tuple(verdicts.status), messages=tuple(verdicts.messages))
+    if not verdicts.failed:
+        return solution
+    failed = verdicts.mask(device)[:, None]
+    duals = solution.duals
+    if duals is not None:
+        duals = Duals(
+            **{name: torch.where(failed, filler, value) for name, value in vars(duals).items()}
+        )
+    residual = solution.fixed_point_residual
+    if residual is not None:
+        residual = torch.where(failed[:, 0], float("nan"), residual)
+    primal = torch.where(failed, filler, solution.primal)
+    return replace(solution, primal=primal, duals=duals, fixed_point_residual=residual)
+
+
+def dead_solution(inputs: Inputs, n: int, verdicts: Verdicts, filler: float) -> Solution:
+    """Return a solution in which every sample failed; its gradients are exactly zero.
+
+    Certificate (a) is NaN for all of them: there is no point to certify. Multipliers and certificate
+    (b) are None.
+    """
+    primal = torch.full((inputs.batch, n), filler, dtype=inputs.dtype, device=inputs.device)
+    if inputs.needs_grad:
+        links = [v.sum() for v in inputs.values.values() if v.requires_grad]
+        primal = torch.where(
+            torch.ones_like(primal, dtype=torch.bool), primal, torch.stack(links).sum()
+        )
+    unknown = torch.full((inputs.batch,), float("nan"), dtype=inputs.dtype, device=inputs.device)
+    kkt = KKTReport(
+        stationarity=unknown,
+        primal=unknown,
+        dual=unknown,
+        complementarity=unknown,
+        margin=unknown,
+        free_directions=unknown,
+        unique_duals=torch.zeros_like(unknown, dtype=torch.bool),
+    )
+    return Solution(primal, tuple(verdicts.status), messages=tuple(verdicts.messages), kkt=kkt)
+
+
+def squeeze(solution: Solution) -> Solution:
+    """Drop the batch dimension that an unbatched call does not have."""
+    duals = solution.duals
+    if duals is not None:
+        duals = Duals(**{name: value[0] for name, value in vars(duals).items()})
+    return replace(solution, primal=solution.primal[0], duals=duals)

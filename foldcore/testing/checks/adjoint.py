@@ -8,7 +8,7 @@ import pickle
 import torch
 from torch import Tensor
 
-from ...interfaces.adjoint import ZeroOperator
+from ...interfaces.fixed_point_operator import ZeroOperator
 from ...solution import AdjointSolution
 from ..check import CheckList, Kind, require, require_close, require_equal
 from ..operators import adjoint_residual, random_cotangent, reference_adjoint

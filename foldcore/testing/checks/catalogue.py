@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from ..check import Check, Kind
-from . import (
-    adjoint as adjoint_checks,
-)
-from . import (
-    plugin as plugin_checks,
-)
-from . import (
-    rule as rule_checks,
-)
-from . import (
-    rule_gradients as rule_gradient_checks,
-)
-from . import (
-    solver as solver_checks,
-)
-from . import (
-    solver_gradients as solver_gradient_checks,
-)
-from . import (
-    solver_status as solver_status_checks,
-)
+from . import adjoint as adjoint_checks
+from . import plugin as plugin_checks
+from . import rule as rule_checks
+from . import rule_gradients as rule_gradient_checks
+from . import solver as solver_checks
+from . import solver_gradients as solver_gradient_checks
+from . import solver_status as solver_status_checks
 
 _LISTS = (
     plugin_checks,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from ...fold.backward.fixed_point import RecordedStep
-from ...rules.linearise import linearise
+from ...rules.linearise import RecordedStep, linearise
 from ..check import CheckList, Kind, require, require_close
 from ..problems.exact_gradients import comparable, exact_gradients, has_exact_gradients
 from ..problems.known_problem import KnownProblem

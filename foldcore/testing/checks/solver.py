@@ -8,7 +8,7 @@ import pickle
 import torch
 
 from ...interfaces.solver import Solver
-from ...problem.parametric import ProblemClass
+from ...program.structure import ProblemClass
 from ...solution import Solution
 from ..check import CheckList, Kind, require, require_close, require_equal
 from ..problems.known_problem import KnownProblem

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...errors import UnsupportedError
 from ...fold.call.inputs import collect
-from ...numerics.solving import solve_checked, to_dense
+from ...numerics.products import to_dense
+from ...numerics.solving import solve_checked
 from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
 from ...solution import Duals, Solution, Status

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...interfaces.solver import IterationMap
-from ...numerics.solving import largest_eigenvalue
+from ...numerics.eigenvalues import largest_eigenvalue
 from ...param import Param
 from ...problem.quadratic import QuadraticProgram
 from ...program.program import SmoothProgram

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from ...interfaces.adjoint import AdjointSolver, FixedPointOperator
+from ...interfaces.adjoint import AdjointSolver
+from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...solution import AdjointSolution
 from ..check import require
 from ..operators import MatrixOperator, random_cotangent, random_matrix, reference_adjoint

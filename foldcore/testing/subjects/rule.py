@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...config import FoldConfig
 from ...fold.backward.fixed_point import attach_fixed_point
-from ...interfaces.adjoint import FixedPointOperator
+from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...interfaces.rule import BoundRule, UpdateRule
-from ...problem.parametric import ProblemClass
+from ...program.structure import ProblemClass
 from ...rules.linearise import linearise, one_step
 from ..problems.exact_qp import ExactFold
 from ..problems.known_problem import KnownProblem

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ...plugin_config import PluginConfig
+from ...config import PluginConfig
 from ..check import ConformanceError
 from .subject import Options, Setting
 

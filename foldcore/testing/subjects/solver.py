@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...interfaces.solver import Capabilities, Session, Solver
 from ...optimality.kkt import kkt_report
-from ...problem.parametric import ParametricProblem, ProblemClass
+from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
+from ...program.structure import ProblemClass
 from ...solution import Duals, Solution, Status
 from ..check import require
 from ..problems.known_problem import KnownProblem

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from ...config import PluginConfig
 from ...errors import ConfigError
-from ...plugin_config import PluginConfig
 from ...registry.candidate import PluginT
 from ...registry.registry import Registry, adjoint_solvers, solvers, update_rules
 from ..check import Kind

@@ -8,7 +8,14 @@ from highspy import HighsModelStatus
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, tril, vstack
 
-from foldcore import ProgramStructure, SampleAnswer, SampleData, SampleModel, SampleStart, Status
+from foldcore import (
+    ProgramStructure,
+    SampleAnswer,
+    SampleData,
+    SampleModel,
+    SampleStart,
+    Status,
+)
 
 from .checks import is_convex, is_definite, refused
 from .config import HighsConfig

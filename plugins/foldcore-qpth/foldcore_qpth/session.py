@@ -9,14 +9,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from foldcore import (
-    IterationMap,
-    Session,
-    SmoothProgram,
-    Solution,
-    Status,
-    UnsupportedError,
-)
+from foldcore import IterationMap, Session, SmoothProgram, Solution, Status, UnsupportedError
 
 from .attempt import FEASIBILITY, Attempt, attempt
 from .config import QpthConfig
