@@ -9,8 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import foldcore.numerics.solving as linalg
-from foldcore import Param, ProblemError, Sparse, SparseMatrix
+from foldcore import (
+    Param,
+    ProblemError,
+    Sparse,
+    SparseMatrix,
+    factor_square,
+    largest_eigenvalue,
+    matvec,
+    rmatvec,
+    solve_checked,
+    solve_square,
+    to_dense,
+)
 
 ROWS, COLS = torch.tensor([0, 0, 2, 3, 2]), torch.tensor([1, 4, 0, 3, 0])
 """Of a (4, 5) matrix; row 1 and column 2 are empty, position (2, 0) is there twice."""
@@ -50,7 +61,7 @@ def test_matvec_and_rmatvec(pair: Pair) -> None:
     matrix, plain = pair
     full = plain.expand(3, 4, 5)
     x, y = draw(3, 5, seed=1), draw(3, 4, seed=2)
-    forward, backward = linalg.matvec(matrix, x), linalg.rmatvec(matrix, y)
+    forward, backward = matvec(matrix, x), rmatvec(matrix, y)
     assert torch.allclose(forward, torch.einsum("bij,bj->bi", full, x), rtol=1e-13, atol=1e-14)
     assert torch.allclose(backward, torch.einsum("bij,bi->bj", full, y), rtol=1e-13, atol=1e-14)
     inner = ((forward * y).sum(), (x * backward).sum())
@@ -59,7 +70,7 @@ def test_matvec_and_rmatvec(pair: Pair) -> None:
 
 def test_to_dense(pair: Pair) -> None:
     matrix, plain = pair
-    assert torch.allclose(linalg.to_dense(matrix), plain, rtol=1e-15)
+    assert torch.allclose(to_dense(matrix), plain, rtol=1e-15)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -67,9 +78,9 @@ def test_gradients_of_sparse_values_live_on_the_pattern(shared: bool) -> None:
     values = draw(5) if shared else draw(3, 5)
     values.requires_grad_()
     x = draw(3, 5, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v, u: linalg.matvec(sparse(v), u), (values, x))
+    assert torch.autograd.gradcheck(lambda v, u: matvec(sparse(v), u), (values, x))
     y = draw(3, 4, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v, u: linalg.rmatvec(sparse(v), u), (values, y))
+    assert torch.autograd.gradcheck(lambda v, u: rmatvec(sparse(v), u), (values, y))
 
 
 def test_sparse_transpose_symmetrisation_and_detaching() -> None:
@@ -105,7 +116,7 @@ def test_faulty_sparse_declarations_are_refused(
 def test_solve_square(shared: bool, size: int) -> None:
     matrix = draw(size, size) if shared else draw(3, size, size)
     right = draw(3, size, seed=1)
-    solution = linalg.solve_square(matrix, right)
+    solution = solve_square(matrix, right)
     back = torch.einsum("bij,bj->bi", matrix.expand(3, size, size), solution)
     assert torch.allclose(back, right, rtol=1e-12, atol=1e-12)
 
@@ -114,24 +125,24 @@ def test_solve_square(shared: bool, size: int) -> None:
 def test_solve_square_is_differentiable(shared: bool) -> None:
     matrix = (draw(4, 4) if shared else draw(3, 4, 4)).requires_grad_()
     right = draw(3, 4, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(linalg.solve_square, (matrix, right))
+    assert torch.autograd.gradcheck(solve_square, (matrix, right))
 
 
 def test_one_by_one_solves_equal_batched_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = draw(3, 9, 9).requires_grad_()
     right = draw(3, 9, seed=1)
-    batched = linalg.solve_square(matrix, right)
+    batched = solve_square(matrix, right)
     monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: True)
-    single = linalg.solve_square(matrix, right)
+    single = solve_square(matrix, right)
     assert torch.allclose(single, batched, rtol=1e-12)
-    assert torch.autograd.gradcheck(linalg.solve_square, (matrix, right))
+    assert torch.autograd.gradcheck(solve_square, (matrix, right))
 
 
 def test_a_singular_sample_harms_itself_alone() -> None:
     matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
-    expected = linalg.solve_square(matrix, right)
+    expected = solve_square(matrix, right)
     matrix[1] = 0
-    solution = linalg.solve_square(matrix, right)
+    solution = solve_square(matrix, right)
     assert not solution[1].isfinite().all()
     assert torch.equal(solution[[0, 2]], expected[[0, 2]])
 
@@ -139,22 +150,22 @@ def test_a_singular_sample_harms_itself_alone() -> None:
 @pytest.mark.parametrize("kind", ["shared", "zero", "dependent rows"])
 def test_solve_checked_tells_singular_samples(kind: str) -> None:
     matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
-    expected = linalg.solve_square(matrix, right)
-    solution, singular = linalg.solve_checked(matrix, right)
+    expected = solve_square(matrix, right)
+    solution, singular = solve_checked(matrix, right)
     assert torch.allclose(solution, expected, rtol=1e-12)
     assert singular.tolist() == [False, False, False]
 
     if kind == "shared":
-        solution, singular = linalg.solve_checked(matrix[0], right)
-        assert torch.allclose(solution, linalg.solve_square(matrix[0], right), rtol=1e-12)
+        solution, singular = solve_checked(matrix[0], right)
+        assert torch.allclose(solution, solve_square(matrix[0], right), rtol=1e-12)
         assert singular.tolist() == [False, False, False]
         broken = matrix[0].clone()
         broken[2] = broken[1] + broken[0]
-        _, singular = linalg.solve_checked(broken, right)
+        _, singular = solve_checked(broken, right)
         assert singular.tolist() == [True, True, True]
         return
     matrix[1, 2] = 0 if kind == "zero" else matrix[1, 1] + matrix[1, 0]
-    solution, singular = linalg.solve_checked(matrix, right)
+    solution, singular = solve_checked(matrix, right)
     assert singular.tolist() == [False, True, False]
     assert torch.equal(solution[1], torch.zeros(6, dtype=torch.float64))
     assert torch.allclose(solution[[0, 2]], expected[[0, 2]], rtol=1e-12)
@@ -164,10 +175,10 @@ def test_gradients_of_solve_checked_are_finite_beside_a_singular_sample() -> Non
     matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
     matrix[1] = 0
     matrix.requires_grad_()
-    solution, _ = linalg.solve_checked(matrix, right)
+    solution, _ = solve_checked(matrix, right)
     (gradient,) = torch.autograd.grad(solution.sum(), matrix)
     alone = matrix.detach()[[0, 2]].requires_grad_()
-    (expected,) = torch.autograd.grad(linalg.solve_square(alone, right[[0, 2]]).sum(), alone)
+    (expected,) = torch.autograd.grad(solve_square(alone, right[[0, 2]]).sum(), alone)
     assert torch.equal(gradient[1], torch.zeros(6, 6, dtype=torch.float64))
     assert torch.allclose(gradient[[0, 2]], expected, rtol=1e-12)
 
@@ -182,10 +193,10 @@ def test_factorisation_serves_many_right_hand_sides(
     monkeypatch.setattr(
         torch.linalg, "lu_factor_ex", lambda one: (calls.append(one), original(one))[1]
     )
-    factors = linalg.factor_square(matrix)
+    factors = factor_square(matrix)
     for seed in (1, 2, 3):
         right = draw(3, 6, seed=seed)
-        expected = linalg.solve_square(matrix, right)
+        expected = solve_square(matrix, right)
         assert torch.allclose(factors.solve(right), expected, rtol=1e-12, atol=1e-13)
     assert len(calls) == 1
     assert factors.singular.shape == matrix.shape[:-2]
@@ -202,7 +213,7 @@ def test_factorisation_is_differentiable_twice_through_several_solves(
     right = draw(3, 4, seed=1).requires_grad_()
 
     def twice(m: Tensor, r: Tensor) -> Tensor:
-        factors = linalg.factor_square(m)
+        factors = factor_square(m)
         return factors.solve(factors.solve(r) + r)
 
     assert torch.autograd.gradcheck(twice, (matrix, right))
@@ -217,12 +228,12 @@ def test_factorisation_of_a_singular_sample_harms_itself_alone(
     matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
     matrix[1, 2] = matrix[1, 1] + matrix[1, 0]
     matrix.requires_grad_()
-    factors = linalg.factor_square(matrix)
+    factors = factor_square(matrix)
     assert factors.singular.tolist() == [False, True, False]
     solution = factors.solve(right)
     assert torch.equal(solution[1], torch.zeros(6, dtype=torch.float64))
     alone = matrix.detach()[[0, 2]].requires_grad_()
-    expected = linalg.solve_square(alone, right[[0, 2]])
+    expected = solve_square(alone, right[[0, 2]])
     assert torch.allclose(solution[[0, 2]], expected, rtol=1e-12)
     (gradient,) = torch.autograd.grad(solution.square().sum(), matrix)
     (wanted,) = torch.autograd.grad(expected.square().sum(), alone)
@@ -232,7 +243,7 @@ def test_factorisation_of_a_singular_sample_harms_itself_alone(
 
 def test_factorisation_of_a_shared_singular_matrix_gives_zeros() -> None:
     matrix = torch.ones(3, 3, dtype=torch.float64)
-    factors = linalg.factor_square(matrix)
+    factors = factor_square(matrix)
     assert bool(factors.singular)
     assert torch.equal(factors.solve(draw(2, 3)), torch.zeros(2, 3, dtype=torch.float64))
 
@@ -270,7 +281,7 @@ def test_largest_eigenvalue(shared: bool) -> None:
     )
     spectrum[:, -2] = 0
     matrix = orthogonal @ (spectrum.unsqueeze(-1) * orthogonal.mT)
-    estimate = linalg.largest_eigenvalue(matrix[1] if shared else matrix, rtol=1e-12)
+    estimate = largest_eigenvalue(matrix[1] if shared else matrix, rtol=1e-12)
     expected = torch.tensor([2.0, 7.0, 0.5], dtype=torch.float64)
     assert torch.allclose(estimate, expected[1] if shared else expected, rtol=1e-8)
 
@@ -279,15 +290,15 @@ def test_largest_eigenvalue_of_sparse_zero_and_size_one_matrices() -> None:
     index = torch.arange(3)
     values = torch.tensor([[1.0, -4.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     diagonal = SparseMatrix(index, index, (3, 3), values)
-    estimate = linalg.largest_eigenvalue(diagonal, rtol=1e-12)
+    estimate = largest_eigenvalue(diagonal, rtol=1e-12)
     assert torch.allclose(estimate, torch.tensor([4.0, 0.0], dtype=torch.float64), rtol=1e-8)
-    assert linalg.largest_eigenvalue(SparseMatrix(index, index, (3, 3), values[0])).ndim == 0
-    assert linalg.largest_eigenvalue(torch.full((1, 1), -3.0)) == 3.0
+    assert largest_eigenvalue(SparseMatrix(index, index, (3, 3), values[0])).ndim == 0
+    assert largest_eigenvalue(torch.full((1, 1), -3.0)) == 3.0
 
 
 def test_largest_eigenvalue_repeats_and_carries_no_gradient() -> None:
     matrix = draw(2, 8, 8)
     matrix = (matrix + matrix.mT).requires_grad_()
-    first, second = linalg.largest_eigenvalue(matrix), linalg.largest_eigenvalue(matrix)
+    first, second = largest_eigenvalue(matrix), largest_eigenvalue(matrix)
     assert torch.equal(first, second)
     assert not first.requires_grad
