@@ -100,6 +100,7 @@ try:
     from .program.program import SmoothProgram
     from .program.structure import ProblemClass, ProgramStructure
     from .quadratic.data import QuadraticData
+    from .quadratic.template import QuadraticTemplate
     from .rules.curvature import largest_curvature
     from .rules.gradient_step import GradientStep
     from .rules.linearise import linearise
@@ -200,6 +201,7 @@ __all__ = [
     "ProximalTerm",
     "QuadraticData",
     "QuadraticProgram",
+    "QuadraticTemplate",
     "RecognitionError",
     "RecoveredDuals",
     "RecoveredSubgradient",

@@ -22,6 +22,7 @@ from foldcore import (
     solve_square,
     to_dense,
 )
+from foldcore.numerics import solving
 
 ROWS, COLS = torch.tensor([0, 0, 2, 3, 2]), torch.tensor([1, 4, 0, 3, 0])
 """Of a (4, 5) matrix; row 1 and column 2 are empty, position (2, 0) is there twice."""
@@ -132,7 +133,7 @@ def test_one_by_one_solves_equal_batched_ones(monkeypatch: pytest.MonkeyPatch) -
     matrix = draw(3, 9, 9).requires_grad_()
     right = draw(3, 9, seed=1)
     batched = solve_square(matrix, right)
-    monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: True)
+    monkeypatch.setattr(solving, "_batched_lu_may_hang", lambda matrix: True)
     single = solve_square(matrix, right)
     assert torch.allclose(single, batched, rtol=1e-12)
     assert torch.autograd.gradcheck(solve_square, (matrix, right))
@@ -208,7 +209,7 @@ def test_factorisation_serves_many_right_hand_sides(
 def test_factorisation_is_differentiable_twice_through_several_solves(
     monkeypatch: pytest.MonkeyPatch, shared: bool, one_by_one: bool
 ) -> None:
-    monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: one_by_one)
+    monkeypatch.setattr(solving, "_batched_lu_may_hang", lambda matrix: one_by_one)
     matrix = (draw(4, 4) if shared else draw(3, 4, 4)).requires_grad_()
     right = draw(3, 4, seed=1).requires_grad_()
 
@@ -224,7 +225,7 @@ def test_factorisation_is_differentiable_twice_through_several_solves(
 def test_factorisation_of_a_singular_sample_harms_itself_alone(
     monkeypatch: pytest.MonkeyPatch, one_by_one: bool
 ) -> None:
-    monkeypatch.setattr(linalg, "_batched_lu_may_hang", lambda matrix: one_by_one)
+    monkeypatch.setattr(solving, "_batched_lu_may_hang", lambda matrix: one_by_one)
     matrix, right = draw(3, 6, 6), draw(3, 6, seed=1)
     matrix[1, 2] = matrix[1, 1] + matrix[1, 0]
     matrix.requires_grad_()

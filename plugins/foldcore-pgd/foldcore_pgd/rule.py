@@ -19,6 +19,7 @@ from foldcore import (
     ParametricProblem,
     ProgramStructure,
     QuadraticProgram,
+    QuadraticTemplate,
     SetAtom,
     SmoothProgram,
     Solution,
@@ -135,7 +136,7 @@ def _closed_form(structure: ProgramStructure) -> Callable[[SmoothProgram], SetAt
     return lambda program: build(program.data)
 
 
-def _projection_problem(template: QuadraticProgram) -> QuadraticProgram:
+def _projection_problem(template: QuadraticTemplate) -> QuadraticProgram:
     """Return the projection onto a template's feasible set, varying fields named after themselves."""
     fields: dict[str, Tensor | Param | Sparse] = {}
     for field in _CONSTRAINTS:
