@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from ..config import PluginConfig
+from ..kkt import Ambiguity
 from ..problem.parametric import ParametricProblem
 from ..program.program import SmoothProgram
 from ..program.structure import ProgramStructure
@@ -96,6 +97,16 @@ class BoundRule(ABC):
         Their rows hold finite placeholders without gradient, so that other samples are unharmed.
         """
         return None
+
+    def ambiguities(
+        self, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Sequence[Ambiguity]:
+        """Return which derivatives of the last step do not exist, where its own system is singular.
+
+        Called before a cotangent v (B, s) of U(z) is pulled back to the parameters, given by name. The
+        default, none, is right for rules that solve no system of their own.
+        """
+        return ()
 
     def inner_reports(self) -> Mapping[str, Solution]:
         """Return the latest reports of the inner folds by the rule's name for them."""

@@ -222,6 +222,8 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
         subject=parts.subject,
         updated=recorded.updated,
         parameters=_needing_grad(inputs),
+        names=tuple(name for name, value in inputs.values.items() if value.requires_grad),
+        bound=recorded.bound,
         degeneracy=parts.config.degeneracy,
     )
 

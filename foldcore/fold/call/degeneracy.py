@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...config import DegeneracyConfig
 from ...errors import DegenerateError, DegenerateWarning, name_samples
+from ...kkt import Ambiguity
 from ...solution import KKTReport
 from .verdicts import Verdicts
 
@@ -46,6 +47,44 @@ def check_complementarity(
             f"{message}. Smooth the problem, or set degeneracy.policy: one_sided.", samples
         )
     warnings.warn(f"{message}; the gradient is one-sided.", DegenerateWarning, stacklevel=2)
+
+
+def check_ambiguities(
+    found: Sequence[Ambiguity], config: DegeneracyConfig, subject: str
+) -> None:
+    """Act on derivatives that do not exist: the system of the rule's own step leaves them open.
+
+    Raises:
+        DegenerateError: If the policy is not "minimum_norm".
+    """
+    samples = sorted({one.sample for one in found})
+    parameters = sorted({one.parameter for one in found if one.parameter is not None})
+    first = found[0]
+    if parameters:
+        what = (
+            f"the derivative with respect to {', '.join(map(repr, parameters))} is not unique for "
+            f"samples {name_samples(samples)}: active constraints depend on each other"
+        )
+        advice = (
+            "State each constraint once, make the copies from one tensor, or leave the parameter "
+            "without requires_grad"
+        )
+    else:
+        what = (
+            f"the solution of samples {name_samples(samples)} is not unique, and the loss depends on "
+            f"what it leaves open"
+        )
+        advice = "Add curvature to the objective, or a loss that is the same for all solutions"
+    message = f"{subject}: {what} (sample {first.sample}: {first.rows})."
+    if config.policy != "minimum_norm":
+        raise DegenerateError(
+            f"{message} {advice}; or accept the minimum-norm gradient with "
+            f"degeneracy.policy: minimum_norm.",
+            samples,
+        )
+    warnings.warn(
+        f"{message} Their gradient is the minimum-norm one.", DegenerateWarning, stacklevel=2
+    )
 
 
 def check_uniqueness(

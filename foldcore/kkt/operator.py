@@ -1,0 +1,99 @@
+"""The matrix of a solution's linear system, as products: nothing is assembled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..numerics.products import matvec, rmatvec
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """K = [[H, CᵀA, F], [AC, I - A, 0], [F, 0, I - F]], symmetric; A and F are 0/1 diagonals.
+
+    The unknowns are x (n), one multiplier per row of C (k) and one per variable (n), that of x = bound
+    where it is fixed. Rows that are not active and variables that are not fixed have the equation
+    "multiplier = right-hand side", so that all samples share one shape.
+
+    Attributes:
+        hessian: H: (n, n) or (B, n, n); its diagonal, (n,) or (B, n), where ``diagonal``.
+        rows: C: (k, n) or (B, k, n).
+        active: A. Shape (B, k), bool.
+        fixed: F. Shape (B, n), bool; None where no variable is fixed, or has no bound.
+        diagonal: Whether H is diagonal.
+    """
+
+    hessian: Tensor
+    rows: Tensor
+    active: Tensor
+    fixed: Tensor | None
+    diagonal: bool = False
+
+    @property
+    def n(self) -> int:
+        return int(self.rows.shape[-1])
+
+    @property
+    def k(self) -> int:
+        return int(self.rows.shape[-2])
+
+    @property
+    def batch(self) -> int:
+        return int(self.active.shape[0])
+
+    @property
+    def size(self) -> int:
+        return self.n + self.k + (0 if self.fixed is None else self.n)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have the same H and C."""
+        return self.rows.ndim == 2 and self.hessian.ndim == (1 if self.diagonal else 2)
+
+    def split(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the parts of a vector (B, size): (B, n), (B, k), and (B, n) or None."""
+        n, k = self.n, self.k
+        tail = None if self.fixed is None else vector[:, n + k :]
+        return vector[:, :n], vector[:, n : n + k], tail
+
+    def join(self, x: Tensor, w: Tensor, bound: Tensor | None) -> Tensor:
+        return torch.cat([x, w] if bound is None else [x, w, bound], dim=-1)
+
+    def curve(self, x: Tensor) -> Tensor:
+        """Return Hx. Shapes (B, n) -> (B, n)."""
+        return self.hessian * x if self.diagonal else matvec(self.hessian, x)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """Return Ky. Shapes (B, size) -> (B, size)."""
+        x, w, bound = self.split(vector)
+        top = self.curve(x)
+        if self.k:
+            top = top + rmatvec(self.rows, torch.where(self.active, w, 0.0))
+            w = torch.where(self.active, matvec(self.rows, x), w)
+        if self.fixed is not None and bound is not None:
+            top = top + torch.where(self.fixed, bound, 0.0)
+            bound = torch.where(self.fixed, x, bound)
+        return self.join(top, w, bound)
+
+    def magnitude(self, vector: Tensor) -> Tensor:
+        """Return the largest of Hx and Cᵀw, before they cancel. Shapes (B, size) -> (B,)."""
+        x, w, _ = self.split(vector)
+        size = self.curve(x).abs().amax(-1) if self.n else vector.new_zeros(vector.shape[0])
+        if self.k:
+            pull = rmatvec(self.rows, torch.where(self.active, w, 0.0))
+            size = size.maximum(pull.abs().amax(-1))
+        return size
+
+    def take(self, samples: Tensor) -> Operator:
+        """Return the operator of some samples, (b,) int64."""
+        flat = 1 if self.diagonal else 2
+        return Operator(
+            hessian=self.hessian if self.hessian.ndim == flat else self.hessian[samples],
+            rows=self.rows if self.rows.ndim == 2 else self.rows[samples],
+            active=self.active[samples],
+            fixed=None if self.fixed is None else self.fixed[samples],
+            diagonal=self.diagonal,
+        )
