@@ -122,4 +122,9 @@ def _act_on_divergence(parts: Parts, diverging: Tensor, what: str) -> None:
         f"after {parts.config.iterations} steps, so ρ(Φ) >= 1. Use mode: fold with gmres or direct, or "
         f"another step of the rule."
     )
-    act(parts.config.on_adjoint_failure, samples, raised=(AdjointError, message), warned=(AdjointWarning, message))
+    act(
+        parts.config.on_adjoint_failure,
+        samples,
+        raised=(AdjointError, message),
+        warned=(AdjointWarning, message),
+    )

@@ -173,5 +173,7 @@ class ExactFold:
 
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve for B samples, on the graph of ``values``."""
-        inputs = collect(Signature.of(self._problem.params), values, self._problem.constants, "inner fold")
+        inputs = collect(
+            Signature.of(self._problem.params), values, self._problem.constants, "inner fold"
+        )
         return solve_exactly(self._problem.bind(inputs.values, inputs.batch))
