@@ -36,6 +36,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Sequence
 
 
@@ -167,3 +169,22 @@ def name_samples(samples: Sequence[int], limit: int = 10) -> str:
     """Return ``"3, 17, 20"`` for a message, cut after ``limit`` indices."""
     shown = ", ".join(str(i) for i in samples[:limit])
     return shown + (f", … ({len(samples)} in all)" if len(samples) > limit else "")
+
+
+def warn_caller(message: str, category: type[FoldcoreWarning]) -> None:
+    """Warn at the line of the user's code that led here, whatever lies between.
+
+    Python's own ``stacklevel`` counts frames, whose number differs by mode and by who calls the layer
+    (torch for a backward pass, a rule for an inner fold). Without a user's frame, as in a thread of
+    autograd's, it is the outermost one.
+    """
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_back is not None and _is_machinery(frame.f_globals):
+        level, frame = level + 1, frame.f_back
+    # This function's own frame is level 1.
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_machinery(names: dict[str, object]) -> bool:
+    package = str(names.get("__name__", "")).partition(".")[0]
+    return package in ("foldcore", "torch") or package.startswith("foldcore_")

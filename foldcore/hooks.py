@@ -17,7 +17,6 @@ a :class:`~foldcore.errors.HookWarning`; the solve and the other listeners go on
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -25,7 +24,7 @@ from types import FunctionType
 import pluggy
 from torch import Tensor
 
-from .errors import HookWarning, InputError, PluginIncompatibleError
+from .errors import HookWarning, InputError, PluginIncompatibleError, warn_caller
 from .registry.discovery import Offer, PluginInfo, PluginState, scan
 from .solution import AdjointSolution, Solution
 
@@ -156,7 +155,7 @@ def hook_manager() -> pluggy.PluginManager:
             _ready = True
     # Warned for last: under the filter "error" a warning raises, and must find all in order.
     for problem in problems:
-        warnings.warn(problem, HookWarning, stacklevel=2)
+        warn_caller(problem, HookWarning)
     return manager
 
 
@@ -214,7 +213,7 @@ def rescan() -> None:
                 manager.unregister(plugin)
         problems = _load_installed(manager)
     for problem in problems:
-        warnings.warn(problem, HookWarning, stacklevel=2)
+        warn_caller(problem, HookWarning)
 
 
 def solve_started(path: str, batch: int) -> None:
@@ -254,7 +253,7 @@ def _notify(hook: str, **arguments: object) -> None:
                 f"{type(error).__name__}: {error}. The solve goes on without it."
             )
     for problem in problems:
-        warnings.warn(problem, HookWarning, stacklevel=3)
+        warn_caller(problem, HookWarning)
 
 
 def _load_installed(manager: pluggy.PluginManager) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, TypeVar
 
 import torch
@@ -125,6 +125,18 @@ class Atom(ABC):
             elif isinstance(declared, Tensor):
                 bound[field] = values[f"{prefix}.{field}"]
         return replace(self, **bound)
+
+    def detached(self: AtomT) -> AtomT:
+        """Return the bound atom with the same numbers, cut off from the graph.
+
+        Atoms that keep tensors elsewhere than in their dataclass fields override it.
+        """
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{n: v.detach() for n, v in held.items() if isinstance(v, Tensor)},
+            **{n: v.detached() for n, v in held.items() if isinstance(v, Atom)},
+        )
 
     def check(self, n: int) -> None:
         """Check the declared atom for n variables.

@@ -172,6 +172,10 @@ class ProximalTerm(Regularizer):
                 bound[name] = values[f"{prefix}.{name}"]
         return ProximalTerm(self._prox, self._value, bound)
 
+    def detached(self) -> ProximalTerm:
+        values = {n: v.detach() if isinstance(v, Tensor) else v for n, v in self._data.items()}
+        return ProximalTerm(self._prox, self._value, values)
+
     def check(self, n: int) -> None:
         for name, value in self._data.items():
             if isinstance(value, Tensor):

@@ -29,7 +29,7 @@ _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
 _LAYER_ATTRIBUTES = frozenset(
     {*dir(FixedIntegersFold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
-     "path", "inner", "module", "integer"}
+     "path", "inner", "module", "integer", "_parts", "_signature", "_buffer_names"}
 )  # fmt: skip
 
 

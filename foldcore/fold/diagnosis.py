@@ -15,6 +15,7 @@ from ..rules.spectrum import fastest_step, spectral_radius
 from ..solution import Solution
 from .backward.fixed_point import attach_fixed_point
 from .backward.record import RecordedFold, adjoint_pass, record_fold, record_step
+from .call.bound_call import Call
 from .call.inputs import Inputs
 from .call.verdicts import Verdicts
 from .forward import solve_black_box
@@ -88,10 +89,10 @@ def diagnose(
         if value.requires_grad
     }
     raw = _solved(layer, inputs)
-    recorded = record_fold(layer.parts(), rule, inputs, raw)
-    slope = _slope(
-        inputs, recorded, adjoint_pass(layer.parts(), inputs, recorded), weights, direction
-    )
+    parts = layer.parts
+    call = Call(parts.problem, inputs, Verdicts(inputs.batch))
+    recorded = record_fold(parts, rule, call, raw)
+    slope = _slope(inputs, recorded, adjoint_pass(parts, inputs, recorded), weights, direction)
     measured = _difference(layer, inputs, weights, direction, difference_step)
     condition, exact = _dense_estimates(inputs, recorded, weights, direction)
     step, best_step, best_radius = _steps(recorded)
@@ -126,10 +127,10 @@ def _random(shape: tuple[int, ...], generator: torch.Generator, inputs: Inputs) 
 
 
 def _solved(layer: Fold, inputs: Inputs) -> Solution:
-    verdicts = Verdicts(inputs.batch)
-    parts = layer.parts()
-    raw, _ = solve_black_box(parts, inputs, verdicts, None, recorded=False)
-    verdicts.report(parts.subject, "raise")
+    parts = layer.parts
+    call = Call(parts.problem, inputs, Verdicts(inputs.batch))
+    raw, _ = solve_black_box(parts, call, None)
+    call.verdicts.report(parts.subject, "raise")
     if raw is None:
         raise SolveError(f"{parts.subject}: no sample could be solved.")
     return raw

@@ -14,50 +14,42 @@ from ..program.lowering import Lowering
 from ..program.program import SmoothProgram
 from ..solution import Solution, Status
 from ..solvers.sessions import session_for
+from .call.bound_call import Call
 from .call.certify import certify, measure
 from .call.inputs import Inputs
-from .call.verdicts import Verdicts, repaired_inputs, with_donor_rows
-from .parts import Parts, polishes
+from .call.verdicts import settled, with_donor_rows
+from .parts import Parts
 
 
 def solve_black_box(
-    parts: Parts,
-    inputs: Inputs,
-    verdicts: Verdicts,
-    warm_start: Solution | None,
-    *,
-    recorded: bool,
-    program: SmoothProgram | None = None,
+    parts: Parts, call: Call, warm_start: Solution | None, *, recorded: bool = False
 ) -> tuple[Solution | None, Solution | None]:
     """Run the black box and certify its answer; where the fold polishes, measure the certificate only.
 
     Args:
+        call: The arguments; receives the samples that fail.
         recorded: The solver is differentiable and its answer shall carry gradients.
-        program: That of ``inputs``, detached, where it is bound already; no sample may have failed.
 
     Returns:
         The certified solution, detached, with failed samples replaced; None if no sample is
         left. And the solver's own answer, on the graph if ``recorded``.
     """
     started = time.perf_counter()
-    hooks.solve_started(parts.path, inputs.batch)
-    while True:
-        known = verdicts.failed
-        good = repaired_inputs(inputs, verdicts)
+    hooks.solve_started(parts.path, call.given.batch)
+
+    def attempt() -> tuple[Solution | None, Solution]:
+        bound = call.bound()
         with torch.set_grad_enabled(recorded):
-            if program is None or recorded:
-                values = good.values if recorded else good.detached()
-                program = parts.problem.bind(values, inputs.batch)
-            lowering = Lowering(program)
-            answer = _ask_solver(parts, lowering, inputs, warm_start)
+            lowering = Lowering(bound.program) if recorded else bound.lowering
+            answer = _ask_solver(parts, lowering, bound.inputs, warm_start)
         with torch.no_grad():
-            raw = _certified(parts, lowering, answer, inputs, verdicts)
-        if raw is None or not recorded or verdicts.failed == known:
-            break
-        # A recorded answer must not hold failed samples: solve again with those replaced.
-    if raw is not None:
-        hooks.solve_finished(parts.path, raw, time.perf_counter() - started)
-    return raw, answer
+            return _certified(parts, bound.lowering, answer, call), answer
+
+    found = settled(call.verdicts, attempt) if recorded else attempt()
+    if found is None or found[0] is None:
+        return None, None
+    hooks.solve_finished(parts.path, found[0], time.perf_counter() - started)
+    return found
 
 
 def _ask_solver(
@@ -65,15 +57,14 @@ def _ask_solver(
 ) -> Solution:
     structure = parts.problem.lowered_structure
     session = session_for(parts.owner, parts.solver, structure, (inputs.dtype, inputs.device))
-    needs_rule = parts.solver.capabilities.needs_rule
-    as_declared = needs_rule or parts.solver.capabilities.regularizers
+    capabilities, as_declared = parts.solver.capabilities, parts.as_declared
     if warm_start is not None and not as_declared:
         warm_start = lowering.complete_start(warm_start)
     answer = session.solve(
         lowering.original if as_declared else lowering.program,
         changed=frozenset(structure.template.varying),
-        warm_start=warm_start if parts.solver.capabilities.warm_start else None,
-        iteration=_iteration(parts, lowering.original) if needs_rule else None,
+        warm_start=warm_start if capabilities.warm_start else None,
+        iteration=_iteration(parts, lowering.original) if capabilities.needs_rule else None,
     )
     if as_declared and lowering.original.regularizers:
         # Multipliers of the declared rows are not those of the lowered program: recover them.
@@ -81,15 +72,14 @@ def _ask_solver(
     return answer
 
 
-def _certified(
-    parts: Parts, lowering: Lowering, answer: Solution, inputs: Inputs, verdicts: Verdicts
-) -> Solution | None:
+def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -> Solution | None:
+    inputs, verdicts = call.given, call.verdicts
     raw = replace(answer, primal=answer.primal.detach().to(inputs.device, inputs.dtype))
     verdicts.merge(raw.status, raw.messages, type(parts.solver).__name__)
     if not bool(torch.isfinite(raw.primal.sum())):  # a finite sum has finite terms
         nonfinite = ~torch.isfinite(raw.primal).all(-1)
         verdicts.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
-    if verdicts.donor() is None:
+    if verdicts.dead:
         return None
     raw = with_donor_rows(raw, verdicts)
     mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
@@ -98,13 +88,11 @@ def _certified(
             f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
             f"the quadratic that was extracted. Leave out structure=."
         )
-    if polishes(parts):
+    if parts.polishes:
         # Judged after polishing: an answer that is only rough is none that has failed.
         return lowering.restrict(measure(lowering, raw, verdicts))
     raw = certify(lowering, raw, verdicts, parts.config.kkt, parts.subject)
-    if verdicts.donor() is None:
-        return None
-    return lowering.restrict(with_donor_rows(raw, verdicts))
+    return None if verdicts.dead else lowering.restrict(with_donor_rows(raw, verdicts))
 
 
 def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:

@@ -14,13 +14,13 @@ from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
 from ..problem.parametric import ParametricProblem
-from ..program.program import SmoothProgram
 from ..solution import Duals, Solution
 from .backward.record import fold_solution, with_live_primal
 from .backward.unfolding import unfold
-from .call.inputs import Inputs, collect
+from .call.bound_call import Call
+from .call.inputs import Inputs, Signature, collect
 from .call.prechecks import find_bad_samples
-from .call.verdicts import Verdicts, dead_solution, masked, repaired_inputs, squeeze
+from .call.verdicts import Verdicts, dead_solution, masked, squeeze
 from .forward import solve_black_box
 from .parts import Parts
 
@@ -55,38 +55,68 @@ class Fold(nn.Module):
         inner: Mapping[str, Fold],
     ) -> None:
         super().__init__()
-        self.problem = problem
-        self.solver = solver
-        self.rule = rule
-        self.adjoint = adjoint
-        self.config = config
-        self.path = path
         self.inner = nn.ModuleDict(inner)
-        self._constant_names = tuple(problem.constants)
+        self._parts = Parts(
+            problem=problem,
+            solver=solver,
+            rule=rule,
+            adjoint=adjoint,
+            config=config,
+            path=path,
+            inner=cast(Mapping[str, Fold], self.inner),
+        )
+        self._signature = Signature.of(problem.params)
+        self._buffer_names = {name: _buffer_name(name) for name in problem.constants}
         for name, value in problem.constants.items():
-            self.register_buffer(_buffer_name(name), value, persistent=False)
-        for name, param in problem.params.items():
-            if param.init is not None:
-                self.register_parameter(name, nn.Parameter(param.init.detach().clone()))
+            self.register_buffer(self._buffer_names[name], value, persistent=False)
+        for name in self._signature.learnable:
+            init = cast(Tensor, problem.params[name].init)
+            self.register_parameter(name, nn.Parameter(init.detach().clone()))
         for name, module in problem.modules.items():
             self.add_module(name, module)
+
+    @property
+    def problem(self) -> ParametricProblem:
+        """The problem."""
+        return self._parts.problem
+
+    @property
+    def solver(self) -> Solver:
+        """The black box of the forward pass."""
+        return self._parts.solver
+
+    @property
+    def rule(self) -> UpdateRule | None:
+        """The update rule; None where the solver is itself differentiable."""
+        return self._parts.rule
+
+    @property
+    def adjoint(self) -> AdjointSolver | None:
+        """The adjoint solver; None likewise. May be set, to compare adjoint solvers on one layer."""
+        return self._parts.adjoint
+
+    @adjoint.setter
+    def adjoint(self, solver: AdjointSolver | None) -> None:
+        self._parts = replace(self._parts, adjoint=solver)
+
+    @property
+    def config(self) -> FoldConfig:
+        """Tolerances and policies."""
+        return self._parts.config
+
+    @property
+    def path(self) -> str:
+        """Path in the configuration, "" for the outermost fold."""
+        return self._parts.path
+
+    @property
+    def parts(self) -> Parts:
+        """What the fold is made of, for its passes and for diagnostics."""
+        return self._parts
 
     def extra_repr(self) -> str:
         parts = {"solver": self.solver, "rule": self.rule, "adjoint": self.adjoint}
         return ", ".join(f"{k}={type(v).__name__}" for k, v in parts.items() if v is not None)
-
-    def parts(self) -> Parts:
-        """Return what the fold is made of, for its passes and for diagnostics."""
-        return Parts(
-            problem=self.problem,
-            solver=self.solver,
-            rule=self.rule,
-            adjoint=self.adjoint,
-            config=self.config,
-            path=self.path,
-            inner={name: cast(Fold, fold) for name, fold in self.inner.items()},
-            owner=self,
-        )
 
     def forward(self, *, warm_start: Solution | None = None, **params: Tensor) -> Tensor:
         """Return x*, (B, n), or (n,) if no parameter is batched; differentiable in every parameter.
@@ -111,41 +141,42 @@ class Fold(nn.Module):
 
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve as an inner problem of an update rule; see :class:`InnerFold`."""
-        inputs = self.inputs(values)
-        verdicts = Verdicts(inputs.batch)
-        return self._run(inputs, verdicts, None, duals=duals, filler=0.0, strict=False)
+        call = self._begin(values)
+        return self._run(call, None, duals=duals, filler=0.0, strict=False)
 
     def inputs(self, params: Mapping[str, Tensor]) -> Inputs:
         """Check and complete the arguments of a call; errors as of :meth:`forward`."""
-        return collect(self.problem.params, params, self._owned(), self.parts().subject)
+        return collect(self._signature, params, self._owned(), self._parts.subject)
+
+    def _begin(self, params: Mapping[str, Tensor]) -> Call:
+        inputs = self.inputs(params)
+        return Call(self._parts.problem, inputs, Verdicts(inputs.batch))
 
     def _call(
         self, params: Mapping[str, Tensor], warm_start: Solution | None, *, duals: bool
     ) -> Solution:
-        inputs = self.inputs(params)
-        verdicts = Verdicts(inputs.batch)
-        strict = self.config.on_failure == "raise"
+        call, config = self._begin(params), self._parts.config
         if warm_start is not None:
-            warm_start = self._checked_start(warm_start, inputs)
-        solution = self._run(
-            inputs, verdicts, warm_start, duals=duals, filler=float("nan"), strict=strict
-        )
-        verdicts.report(self.parts().subject, self.config.on_failure)
-        if solution.duals is not None:
+            warm_start = self._checked_start(warm_start, call.given)
+        strict = config.on_failure == "raise"
+        solution = self._run(call, warm_start, duals=duals, filler=float("nan"), strict=strict)
+        call.verdicts.report(self._parts.subject, config.on_failure)
+        if duals and solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
-        return solution if inputs.batched else squeeze(solution)
+        return solution if call.given.batched else squeeze(solution)
 
     def _checked_start(self, given: Solution, inputs: Inputs) -> Solution:
         """Return a warm start detached, with its batch dimension and duals in the program's order."""
+        subject = self._parts.subject
         if not isinstance(given, Solution):
             raise InputError(
-                f"{self.parts().subject}: warm_start is a {type(given).__name__}; expected the "
+                f"{subject}: warm_start is a {type(given).__name__}; expected the "
                 f"Solution that layer.solve returned."
             )
         expected = (inputs.batch, self.problem.n) if inputs.batched else (self.problem.n,)
         if tuple(given.primal.shape) != expected:
             raise ShapeError(
-                f"{self.parts().subject}: warm_start has a primal of shape "
+                f"{subject}: warm_start has a primal of shape "
                 f"{tuple(given.primal.shape)}, expected {expected}: that of this call."
             )
         duals = given.duals
@@ -157,11 +188,12 @@ class Fold(nn.Module):
         return replace(given, primal=primal if inputs.batched else primal[None], duals=duals)
 
     def _owned(self) -> Mapping[str, Tensor]:
-        owned = {name: getattr(self, _buffer_name(name)) for name in self._constant_names}
-        for name, param in self.problem.params.items():
-            if param.learnable:
-                owned[name] = getattr(self, name)
-        for prefix in self.problem.modules:
+        owned: dict[str, Tensor] = {}
+        for name, buffer in self._buffer_names.items():
+            owned[name] = getattr(self, buffer)
+        for name in self._signature.learnable:
+            owned[name] = getattr(self, name)
+        for prefix in self._parts.problem.modules:
             module = getattr(self, prefix)
             for name, value in (*module.named_parameters(), *module.named_buffers()):
                 owned[f"{prefix}.{name}"] = value
@@ -169,66 +201,39 @@ class Fold(nn.Module):
 
     def _run(
         self,
-        inputs: Inputs,
-        verdicts: Verdicts,
+        call: Call,
         warm_start: Solution | None,
         *,
         duals: bool,
         filler: float,
         strict: bool,
     ) -> Solution:
-        program = find_bad_samples(
-            self.problem, self.solver, inputs, verdicts, subject=self.parts().subject, strict=strict
-        )
+        parts, verdicts = self._parts, call.verdicts
+        find_bad_samples(parts.problem, parts.solver, call, subject=parts.subject, strict=strict)
         solution = None
-        if verdicts.donor() is not None:
-            solution = self._solve_good(inputs, verdicts, warm_start, program, duals=duals)
-        if solution is None or verdicts.donor() is None:
-            return dead_solution(inputs, self.problem.n, verdicts, filler)
-        return masked(solution, verdicts, inputs.device, filler)
+        if not verdicts.dead:
+            solution = self._solve_good(call, warm_start, duals=duals)
+        if solution is None or verdicts.dead:
+            return dead_solution(call.given, parts.problem.n, verdicts, filler)
+        return masked(solution, verdicts, call.given.device, filler)
 
     def _solve_good(
-        self,
-        inputs: Inputs,
-        verdicts: Verdicts,
-        warm_start: Solution | None,
-        program: SmoothProgram | None,
-        *,
-        duals: bool,
+        self, call: Call, warm_start: Solution | None, *, duals: bool
     ) -> Solution | None:
         """Solve with failed samples replaced by good ones; None if no sample is left."""
-        parts = self.parts()
-        if self.rule is not None and self.config.mode in ("unfold", "unroll"):
-            return self._unfold_good(self.rule, inputs, verdicts, warm_start, duals=duals)
-        recorded = self.rule is None and inputs.needs_grad
-        raw, answer = solve_black_box(
-            parts, inputs, verdicts, warm_start, recorded=recorded, program=program
-        )
+        parts, needs_grad = self._parts, call.given.needs_grad
+        rule = parts.rule
+        if rule is not None and parts.config.mode in ("unfold", "unroll"):
+            return unfold(parts, rule, call, warm_start, duals=duals)
+        recorded = rule is None and needs_grad
+        raw, answer = solve_black_box(parts, call, warm_start, recorded=recorded)
         if raw is None:
             return None
-        if self.rule is None:
-            good = repaired_inputs(inputs, verdicts)
-            return with_live_primal(parts, raw, answer, good, duals=duals)
-        if inputs.needs_grad or self.config.fixed_point.polish:
-            return fold_solution(parts, self.rule, inputs, verdicts, raw, duals=duals)
+        if rule is None:
+            return with_live_primal(parts, raw, answer, call, duals=duals)
+        if needs_grad or parts.polishes:
+            return fold_solution(parts, rule, call, raw, duals=duals)
         return raw
-
-    def _unfold_good(
-        self,
-        rule: UpdateRule,
-        inputs: Inputs,
-        verdicts: Verdicts,
-        warm_start: Solution | None,
-        *,
-        duals: bool,
-    ) -> Solution:
-        while True:
-            known = verdicts.failed
-            good = repaired_inputs(inputs, verdicts)
-            solution = unfold(self.parts(), rule, good, verdicts, warm_start, duals=duals)
-            # A sample that overflowed would turn the others' shared gradients into NaN.
-            if verdicts.failed == known or verdicts.donor() is None or not inputs.needs_grad:
-                return solution
 
 
 def _buffer_name(name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..config import FoldConfig
 from ..interfaces.adjoint import AdjointSolver
@@ -12,12 +13,16 @@ from ..interfaces.solver import Solver
 from ..problem.parametric import ParametricProblem
 
 
+class Owner:
+    """Whose life bounds that of native sessions: one per layer, and another one for each copy."""
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a fold; see :class:`foldcore.fold.Fold`.
+    """The parts of a fold; see :class:`foldcore.fold.layer.Fold`. Made once per layer.
 
     Attributes:
-        owner: The layer, whose life bounds that of the solver's sessions.
+        owner: Held by nothing else than the parts, so that sessions go with the layer.
     """
 
     problem: ParametricProblem
@@ -27,14 +32,20 @@ class Parts:
     config: FoldConfig
     path: str
     inner: Mapping[str, InnerFold]
-    owner: object
+    owner: Owner = field(default_factory=Owner)
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """How messages name the fold."""
         return f"foldcore layer at {self.path}" if self.path else "foldcore layer"
 
+    @cached_property
+    def polishes(self) -> bool:
+        """Whether the fold polishes, so that the solver's own answer is not the one to be judged."""
+        return self.rule is not None and self.config.fixed_point.polish > 0
 
-def polishes(parts: Parts) -> bool:
-    """Return whether the fold polishes, so that the solver's own answer is not the one to be judged."""
-    return parts.rule is not None and parts.config.fixed_point.polish > 0
+    @cached_property
+    def as_declared(self) -> bool:
+        """Whether the solver reads the problem as declared, and not its lowering."""
+        capabilities = self.solver.capabilities
+        return capabilities.needs_rule or capabilities.regularizers

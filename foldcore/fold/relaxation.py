@@ -26,12 +26,12 @@ from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
 from ..problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 from ..problem.parametric import ParametricProblem
-from ..program.lowering import Lowering
 from ..solution import Solution, Status
 from ..solvers.sessions import session_for
+from .call.bound_call import Call
 from .call.inputs import Inputs
 from .call.prechecks import find_bad_samples
-from .call.verdicts import Verdicts, repaired_inputs
+from .call.verdicts import Verdicts
 from .layer import Fold
 
 Relaxation = Literal["continuous", "fixed_integers"]
@@ -117,17 +117,14 @@ class RelaxedFold(Fold):
 
     def _run(
         self,
-        inputs: Inputs,
-        verdicts: Verdicts,
+        call: Call,
         warm_start: Solution | None,
         *,
         duals: bool,
         filler: float,
         strict: bool,
     ) -> Solution:
-        solution = super()._run(
-            inputs, verdicts, warm_start, duals=duals, filler=filler, strict=strict
-        )
+        solution = super()._run(call, warm_start, duals=duals, filler=filler, strict=strict)
         said = solution.messages or ("",) * len(solution.status)
         return replace(solution, messages=tuple(text or self._relaxation for text in said))
 
@@ -172,20 +169,21 @@ class FixedIntegersFold(RelaxedFold):
     def _search(self, inputs: Inputs, search: Verdicts) -> Tensor:
         """Return the whole numbers, (B, k), NaN for the samples that are marked as failed."""
         if not isinstance(self.problem, FixedIntegers):
-            raise ProblemError(f"{self.parts().subject}: folds no problem with fixed integers.")
+            raise ProblemError(f"{self.parts.subject}: folds no problem with fixed integers.")
         original = self.problem.original
         strict = self.config.on_failure == "raise"
-        subject = self.parts().subject
-        find_bad_samples(original, self.solver, inputs, search, subject=subject, strict=strict)
+        subject = self.parts.subject
+        call = Call(original, inputs, search)
+        find_bad_samples(original, self.solver, call, subject=subject, strict=strict)
         whole = torch.full(
             (inputs.batch, len(self.integer)),
             float("nan"),
             dtype=inputs.dtype,
             device=inputs.device,
         )
-        if search.donor() is None:
+        if search.dead:
             return whole
-        answer = self._ask(original, repaired_inputs(inputs, search), search)
+        answer = self._ask(original, call)
         found = answer.primal[:, list(self.integer)].to(inputs.device, inputs.dtype)
         nearest = found.round() + 0.0  # no negative zeros
         fractional = ~((found - nearest).abs() <= _INTEGRALITY * (1 + nearest.abs())).all(-1)
@@ -204,11 +202,11 @@ class FixedIntegersFold(RelaxedFold):
         search.fail(broken, Status.INACCURATE, "the solver's whole numbers violate rows of theirs")
         return torch.where(search.mask(inputs.device)[:, None], whole, nearest)
 
-    def _ask(self, original: ParametricProblem, inputs: Inputs, search: Verdicts) -> Solution:
-        lowering = Lowering(original.bind(inputs.detached(), inputs.batch))
+    def _ask(self, original: ParametricProblem, call: Call) -> Solution:
+        inputs, search, lowering = call.given, call.verdicts, call.bound().lowering
         structure = original.lowered_structure
         variant = (WHOLE_NUMBERS, inputs.dtype, inputs.device)
-        session = session_for(self, self.solver, structure, variant)
+        session = session_for(self.parts.owner, self.solver, structure, variant)
         as_declared = self.solver.capabilities.regularizers
         answer = session.solve(
             lowering.original if as_declared else lowering.program,
@@ -220,24 +218,24 @@ class FixedIntegersFold(RelaxedFold):
         mismatch = lowering.original.asserted_mismatch(torch.where(good, point, 0.5))
         if mismatch is not None:
             raise RecognitionError(
-                f"{self.parts().subject}: the asserted structure does not hold: the {mismatch} is not "
+                f"{self.parts.subject}: the asserted structure does not hold: the {mismatch} is not "
                 f"the quadratic that was extracted. Leave out structure=."
             )
         return answer
 
     def _run(
         self,
-        inputs: Inputs,
-        verdicts: Verdicts,
+        call: Call,
         warm_start: Solution | None,
         *,
         duals: bool,
         filler: float,
         strict: bool,
     ) -> Solution:
-        if isinstance(inputs, _FoundInputs):
-            verdicts.merge(inputs.search.status, inputs.search.messages, "search for whole numbers")
-        return super()._run(inputs, verdicts, warm_start, duals=duals, filler=filler, strict=strict)
+        if isinstance(call.given, _FoundInputs):
+            search = call.given.search
+            call.verdicts.merge(search.status, search.messages, "search for whole numbers")
+        return super()._run(call, warm_start, duals=duals, filler=filler, strict=strict)
 
 
 def _columns(columns: tuple[int, ...]) -> str:

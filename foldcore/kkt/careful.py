@@ -137,7 +137,8 @@ class _CarefulGroup:
         found = self._augmented(right)
         error = (found - known).abs().amax(-1)
         limit = max(_RETURN, 100 * torch.finfo(known.dtype).eps ** 0.75)
-        return trusted & (error <= limit * known.abs().amax(-1))
+        back: Tensor = error <= limit * known.abs().amax(-1)
+        return trusted & back
 
     def _decompose(self) -> None:
         slow = torch.nonzero(self._slow).flatten()
@@ -231,4 +232,5 @@ def _rank(rows: Tensor, floor: float) -> Tensor:
     if not rows.shape[-2] or not rows.shape[-1]:
         return torch.zeros(rows.shape[0], dtype=torch.long, device=rows.device)
     sizes = torch.linalg.svdvals(torch.nan_to_num(rows))
-    return (sizes > floor * sizes.amax(-1, keepdim=True)).sum(-1)
+    rank: Tensor = (sizes > floor * sizes.amax(-1, keepdim=True)).sum(-1)
+    return rank

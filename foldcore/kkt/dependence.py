@@ -50,4 +50,5 @@ def _row_space(rows: Tensor) -> Tensor:
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
     floor = 10 * max(rows.shape[-2:]) * torch.finfo(rows.dtype).eps
     kept = sizes > floor * sizes.amax(-1, keepdim=True)
-    return basis * kept.unsqueeze(-1)
+    held: Tensor = basis * kept.unsqueeze(-1)
+    return held

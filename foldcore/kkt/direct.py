@@ -35,6 +35,7 @@ class GroupFactors:
             rows = rows * there.unsqueeze(-2)
         if rows_there is not None:
             rows = rows * rows_there.unsqueeze(-1)
+        self._h: Tensor | None = None
         if operator.diagonal:
             self._h, pivots = _diagonal_of(operator, group)
             self._rows = rows
@@ -45,7 +46,6 @@ class GroupFactors:
             if there is not None:
                 hessian = hessian * (there.unsqueeze(-1) & there.unsqueeze(-2))
                 hessian.diagonal(dim1=-2, dim2=-1).add_(~there)
-            self._h = None
             self._root, pivots = _cholesky(hessian)
             self._v = torch.linalg.solve_triangular(self._root, rows.mT, upper=False).mT
             schur = self._v @ self._v.mT
@@ -84,12 +84,12 @@ class GroupFactors:
         return _scattered(x, group.free, r_x), _scattered(w, group.rows, r_c)
 
     def _lower(self, a: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self._root, a.unsqueeze(-1), upper=False).squeeze(-1)
+        found: Tensor = torch.linalg.solve_triangular(self._root, a.unsqueeze(-1), upper=False)
+        return found.squeeze(-1)
 
     def _upper(self, t: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(
-            self._root.mT, t.unsqueeze(-1), upper=True
-        ).squeeze(-1)
+        found: Tensor = torch.linalg.solve_triangular(self._root.mT, t.unsqueeze(-1), upper=True)
+        return found.squeeze(-1)
 
 
 class PerSampleFactors:
@@ -200,14 +200,18 @@ def eliminate_fixed(
     pinned = None
     if operator.fixed is not None and r_b is not None:
         pinned = torch.where(operator.fixed, r_b, 0.0)
-        product = operator.product(operator.join(pinned, torch.zeros_like(r_c), torch.zeros_like(pinned)))
+        product = operator.product(
+            operator.join(pinned, torch.zeros_like(r_c), torch.zeros_like(pinned))
+        )
         a = torch.where(operator.fixed, 0.0, r_x - product[:, : operator.n])
         if operator.k:
             b = r_c - product[:, operator.n : operator.n + operator.k]
     x, w = solve(a, b)
     if pinned is not None and r_b is not None and operator.fixed is not None:
         x = torch.where(operator.fixed, pinned, x)
-        force = operator.product(operator.join(x, torch.where(operator.active, w, 0.0), torch.zeros_like(x)))
+        force = operator.product(
+            operator.join(x, torch.where(operator.active, w, 0.0), torch.zeros_like(x))
+        )
         tail = torch.where(operator.fixed, r_x - force[:, : operator.n], r_b)
     else:
         tail = None

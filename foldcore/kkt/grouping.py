@@ -71,29 +71,25 @@ def groups_of(free: Tensor | None, rows: Tensor) -> list[Group]:
         n = free.shape[-1]
         sizes = size_class(free.sum(-1), n)
         key = sizes * (k + 1) + wanted
-    lowest, highest = key.aminmax()
-    if int(lowest) == int(highest):
-        return [_group(None, free, rows, key[0], k)]
-    return [_group(torch.nonzero(key == one).flatten(), free, rows, one, k) for one in key.unique()]
+    keys = sorted(set(key.tolist()))
+    if len(keys) == 1:
+        return [_group(None, free, rows, keys[0])]
+    return [_group(torch.nonzero(key == one).flatten(), free, rows, one) for one in keys]
 
 
-def _group(
-    samples: Tensor | None, free: Tensor | None, rows: Tensor, key: Tensor, k: int
-) -> Group:
+def _group(samples: Tensor | None, free: Tensor | None, rows: Tensor, key: int) -> Group:
+    size_free, size_rows = divmod(key, rows.shape[-1] + 1)
     if samples is not None:
         free = None if free is None else free[samples]
         rows = rows[samples]
-    found = {}
-    pairs = (("free", free, None if free is None else int(key) // (k + 1)),
-             ("rows", rows, int(key) % (k + 1) if free is not None else int(key)))  # fmt: skip
-    for name, mask, size in pairs:
-        if mask is None or size is None:
-            found[name] = found[f"{name}_there"] = None
-            continue
-        if size == mask.shape[-1]:
-            found[name] = None
-            found[f"{name}_there"] = None if bool(mask.all()) else mask
-            continue
-        found[name] = where = positions(mask, size)
-        found[f"{name}_there"] = mask.gather(-1, where)
-    return Group(samples=samples, **found)
+    where_free, free_there = (None, None) if free is None else _held(free, size_free)
+    where_rows, rows_there = _held(rows, size_rows)
+    return Group(samples, where_free, where_rows, free_there, rows_there)
+
+
+def _held(mask: Tensor, size: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the positions held and where they are no padding; None for all, and for none padded."""
+    if size == mask.shape[-1]:
+        return None, None if bool(mask.all()) else mask
+    where = positions(mask, size)
+    return where, mask.gather(-1, where)

@@ -81,7 +81,7 @@ class SolutionSystem:
             rows = like.system.operator.rows
         known = like if factors_of is None else factors_of
         everywhere = held.rows.new_ones(held.rows.shape[0], self._p)
-        self.system = KKTSystem(
+        self.system: KKTSystem = KKTSystem(
             hessian,
             rows,
             torch.cat([everywhere, held.rows], -1),

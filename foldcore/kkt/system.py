@@ -32,15 +32,13 @@ class KKTSystem:
         like: KKTSystem | None = None,
     ) -> None:
         self.operator = Operator(hessian, rows, active, fixed, diagonal)
-        self._box = _Box(diagonal) if like is None else like._box
+        self._box: _Box = _Box(diagonal) if like is None else like._box
 
     @property
     def factors(self) -> Factors:
         """The factors, made now if no solve has made them yet."""
         operator = self.operator
-        return self._box.factors(
-            operator.hessian, operator.rows, operator.active, operator.fixed
-        )
+        return self._box.factors(operator.hessian, operator.rows, operator.active, operator.fixed)
 
     def solve(self, right: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the solution of Ky = r nearest to ``start``, as a function of r, H, C and ``start``.
@@ -128,7 +126,9 @@ class _Solve(torch.autograd.Function):
         pulled = _Solve.apply(ctx.box, cotangent, None, hessian, rows, active, fixed)  # type: ignore[no-untyped-call]
         d_start = d_hessian = d_rows = None
         if wants_start:
-            d_start = _kept(ctx.box.factors(hessian, rows, active, fixed), operator, cotangent, pulled)
+            d_start = _kept(
+                ctx.box.factors(hessian, rows, active, fixed), operator, cotangent, pulled
+            )
         y_x, y_w, _ = operator.split(found)
         v_x, v_w, _ = operator.split(pulled)
         if wants_hessian:

@@ -76,8 +76,7 @@ def ambiguities(
         return []
     unseen = relevant & ~(seen <= _CONSISTENT * asked)
     reported = [
-        Ambiguity(i, None, _names(system, i))
-        for i in torch.nonzero(unseen).flatten().tolist()
+        Ambiguity(i, None, _names(system, i)) for i in torch.nonzero(unseen).flatten().tolist()
     ]
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(basis.shape[-1], generator=generator, dtype=torch.float64).to(basis)

@@ -29,7 +29,11 @@ class SmoothProgram:
     [Gx - h; quadratic rows; function rows]. All tensors may carry gradients of the parameters.
 
     Attributes:
+        n: Number of variables.
         batch: B.
+        n_equality, n_inequality: p and m, the rows of ``equality`` and ``inequality``.
+        lower, upper: Bounds, (n,) or (B, n), ±inf where absent; None if there are none.
+        quadratic: ``data`` if they are the whole problem, else None.
         structure: What is known of the problem without values.
         data: The quadratic parts; P and q are None where the objective is a function.
         params: The bound parameter values by name, for solvers that know the problem.
@@ -67,35 +71,13 @@ class SmoothProgram:
         self._inequality = inequality
         self.function_rows = function_rows
         self._asserted = dict(asserted or {})
-
-    @property
-    def n(self) -> int:
-        return self.data.n
-
-    @property
-    def n_equality(self) -> int:
-        return self.data.n_equality + self.function_rows[0]
-
-    @property
-    def n_inequality(self) -> int:
-        return self.data.n_linear + self.data.n_quadratic + self.function_rows[1]
-
-    @property
-    def lower(self) -> Tensor | None:
-        """Lower bounds, (n,) or (B, n), -inf where absent; None if there are none."""
-        return self.data.lower
-
-    @property
-    def upper(self) -> Tensor | None:
-        """Upper bounds, likewise with +inf."""
-        return self.data.upper
-
-    @property
-    def quadratic(self) -> QuadraticData | None:
-        """The data if they are the whole problem, else None."""
-        functions = (self._objective, self._equality, self._inequality)
-        whole = all(f is None for f in functions) and not self.regularizers
-        return self.data if whole else None
+        # Plain attributes, for a call reads them dozens of times.
+        self.n = data.n
+        self.lower, self.upper = data.lower, data.upper
+        self.n_equality = data.n_equality + function_rows[0]
+        self.n_inequality = data.n_linear + data.n_quadratic + function_rows[1]
+        smooth = objective is not None or equality is not None or inequality is not None
+        self.quadratic = None if smooth or regularizers else data
 
     @property
     def quadratic_objective(self) -> bool:
@@ -144,6 +126,15 @@ class SmoothProgram:
             batch=self.batch,
         )
 
+    def detached(self) -> SmoothProgram:
+        """Return the program with the same numbers, cut off from the graph."""
+        return self._replaced(
+            lambda value, _: value.detach(),
+            batch=self.batch,
+            sets=tuple(atom.detached() for atom in self.sets),
+            regularizers=tuple(atom.detached() for atom in self.regularizers),
+        )
+
     def _converted(self, convert: Callable[[Tensor, bool], Tensor], *, batch: int) -> SmoothProgram:
         """Return the program with ``convert(value, is_batched)`` in place of every tensor."""
         left = [type(a).__name__ for a in self.regularizers]
@@ -153,6 +144,16 @@ class SmoothProgram:
                 f"SmoothProgram: {', '.join(left)} cannot be expressed by rows of the data, and so "
                 f"not for one sample alone. Work on the whole batch, or lower the program first."
             )
+        return self._replaced(convert, batch=batch)
+
+    def _replaced(
+        self,
+        convert: Callable[[Tensor, bool], Tensor],
+        *,
+        batch: int,
+        sets: tuple[SetAtom, ...] = (),
+        regularizers: tuple[Regularizer, ...] = (),
+    ) -> SmoothProgram:
         functions = {role: f.converted(convert) for role, f in self.functions.items()}
         asserted = {k: (f.converted(convert), rows) for k, (f, rows) in self._asserted.items()}
         return SmoothProgram(
@@ -165,6 +166,8 @@ class SmoothProgram:
             equality=functions.get("equality"),
             inequality=functions.get("inequality"),
             function_rows=self.function_rows,
+            sets=sets,
+            regularizers=regularizers,
             asserted=asserted,
         )
 

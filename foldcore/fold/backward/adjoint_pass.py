@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +17,7 @@ from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...interfaces.rule import BoundRule
 from ...solution import AdjointSolution
 from ..call.degeneracy import check_ambiguities, check_uniqueness
+from ..call.policy import act
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,13 @@ class AdjointPass:
         )
         if answer.messages:
             message = f"{message} Sample {samples[0]}: {answer.messages[samples[0]]}."
-        if self.policy == "raise":
-            raise AdjointError(message, samples)
+        consequence = "zero" if self.policy == "mask" else "inexact"
+        act(
+            self.policy,
+            samples,
+            raised=(AdjointError, message),
+            warned=(AdjointWarning, f"{message} Their gradients are {consequence}."),
+        )
         if self.policy == "mask":
-            warnings.warn(f"{message} Their gradients are zero.", AdjointWarning, stacklevel=2)
             return torch.where(answer.converged[:, None], adjoint, torch.zeros_like(adjoint))
-        warnings.warn(f"{message} Their gradients are inexact.", AdjointWarning, stacklevel=2)
         return adjoint

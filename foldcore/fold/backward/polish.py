@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...interfaces.rule import BoundRule
 from ...program.lowering import Lowering
-from ...program.program import SmoothProgram
 from ...solution import Duals, KKTReport, Solution
 from ..call.certify import measure, reject
 from ..call.verdicts import Verdicts
@@ -30,7 +29,7 @@ class _Point:
 
 def polished(
     parts: Parts,
-    program: SmoothProgram,
+    lowering: Lowering,
     bound: BoundRule,
     state: Tensor,
     raw: Solution,
@@ -43,7 +42,7 @@ def polished(
     go back: in data of small units that of a good point and of an exact one are both there.
 
     Args:
-        program, bound: The bound problem and rule.
+        lowering, bound: The bound problem, detached, and the bound rule.
         state: The lifted answer. Shape (B, s).
         raw: The solver's answer with certificate (a), in the original's variables.
         verdicts: Receives the samples whose better point is rejected.
@@ -52,7 +51,6 @@ def polished(
         The state (B, s) of the points kept, and the answer with their primal, duals and certificate.
     """
     with torch.no_grad():
-        lowering = Lowering(program)
         start = _start(lowering, bound, state, raw, verdicts)
         end = _run(bound, state, parts.config.fixed_point.polish)
         found = _measured(lowering, bound, end, raw, verdicts)

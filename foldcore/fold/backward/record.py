@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from ... import hooks
-from ...errors import AdjointError, AdjointWarning, ConfigError, name_samples
+from ...errors import ConfigError
 from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...interfaces.rule import BoundRule, UpdateRule
 from ...optimality.duals import recover_duals
@@ -20,19 +18,16 @@ from ...program.lowering import Lowering
 from ...program.program import SmoothProgram
 from ...rules.linearise import one_step
 from ...solution import Duals, Solution, Status
+from ..call.bound_call import Call
 from ..call.certify import certify, check_fixed_point, check_kkt
 from ..call.degeneracy import check_complementarity
 from ..call.inputs import Inputs
-from ..call.verdicts import Verdicts, repaired_inputs, with_donor_rows
-from ..parts import Parts, polishes
+from ..call.verdicts import Verdicts, settled, with_donor_rows
+from ..parts import Parts
 from .adjoint_pass import AdjointPass
 from .fixed_point import attach_fixed_point
-from .iterates import Iterates
 from .polish import polished
-from .truncated_series import SeriesWatch
-
-_DRIFT = 1e-3
-"""Relative distance from the solution at which steps that should rest there have left it."""
+from .truncated_series import unfold_series
 
 
 @dataclass(frozen=True)
@@ -71,32 +66,32 @@ class LiftedFold:
     solution: Solution
 
 
-def lift_fold(
-    parts: Parts, rule: UpdateRule, inputs: Inputs, verdicts: Verdicts, raw: Solution
-) -> LiftedFold:
+def lift_fold(parts: Parts, rule: UpdateRule, call: Call, raw: Solution) -> LiftedFold:
     """Lift a solution to the rule's fixed point, and polish it as configured.
 
     Args:
-        verdicts: Receives the samples whose polished point is rejected.
+        call: The arguments; receives the samples whose polished point is rejected.
+        raw: The solver's answer; failed samples are replaced here.
     """
-    program = parts.problem.bind(inputs.values, inputs.batch)
+    bound_call = call.bound()
+    program = bound_call.program
     bound = rule.bind(program, parts.inner)
     with torch.no_grad():
+        raw = with_donor_rows(raw, call.verdicts)
         state = bound.lift(raw).detach()
-        if polishes(parts):
-            state, raw = polished(parts, program, bound, state, raw, verdicts)
+        if parts.polishes:
+            state, raw = polished(parts, bound_call.lowering, bound, state, raw, call.verdicts)
     return LiftedFold(program, bound.at(state), state, raw)
 
 
-def record_fold(parts: Parts, rule: UpdateRule, inputs: Inputs, raw: Solution) -> RecordedFold:
+def record_fold(parts: Parts, rule: UpdateRule, call: Call, raw: Solution) -> RecordedFold:
     """Lift a solution, polish it as configured, and record one step.
 
     Raises:
         SolveError: If certificate (a) rejects a polished sample.
     """
-    verdicts = Verdicts(inputs.batch)
-    lifted = lift_fold(parts, rule, inputs, verdicts, raw)
-    verdicts.report(parts.subject, "raise")
+    lifted = lift_fold(parts, rule, call, raw)
+    call.verdicts.report(parts.subject, "raise")
     return record_step(lifted.program, lifted.bound, lifted.state)
 
 
@@ -108,102 +103,50 @@ def record_step(program: SmoothProgram, bound: BoundRule, state: Tensor) -> Reco
 
 
 def fold_solution(
-    parts: Parts,
-    rule: UpdateRule,
-    inputs: Inputs,
-    verdicts: Verdicts,
-    raw: Solution,
-    *,
-    duals: bool,
+    parts: Parts, rule: UpdateRule, call: Call, raw: Solution, *, duals: bool
 ) -> Solution | None:
     """Wrap the solution into the fixed point of one step of the rule; None if no sample is left.
 
     Args:
-        inputs: As given; failed samples are replaced here.
+        call: The arguments; receives the samples that fail.
         raw: The solver's answer.
     """
     started = time.perf_counter()
-    while True:
-        known = verdicts.failed
-        good = repaired_inputs(inputs, verdicts)
-        lifted = lift_fold(parts, rule, good, verdicts, with_donor_rows(raw, verdicts))
-        if verdicts.donor() is None:
-            return None
-        if verdicts.failed == known:
-            break
-        # A rejected point must not be recorded: it could turn the others' shared gradients into NaN.
-    program, bound, raw = lifted.program, lifted.bound, lifted.solution
-    recorded = record_step(program, bound, lifted.state)
-    residual = recorded.residual
+    lifted = settled(call.verdicts, lambda: lift_fold(parts, rule, call, raw))
+    if lifted is None:
+        return None
+    bound, raw, config = lifted.bound, lifted.solution, parts.config
+    recorded = record_step(lifted.program, bound, lifted.state)
+    residual, verdicts, needs_grad = recorded.residual, call.verdicts, call.given.needs_grad
+    # As bound for the step on the graph: a sample that fails from here on is masked, not bound again.
+    bound_call = call.bound()
     reports = bound.inner_reports()
     note_failures(parts, bound.failed(), reports, verdicts)
-    moves_on = parts.config.mode == "fixed_point_unfold"
-    if raw.kkt is not None and polishes(parts) and not moves_on:
-        check_kkt(raw.kkt, verdicts, parts.config.kkt, parts.subject)
-    check_fixed_point(residual, lifted.state, verdicts, parts.config.fixed_point, parts.subject)
-    if raw.kkt is not None and inputs.needs_grad:
-        check_complementarity(raw.kkt, verdicts, parts.config.degeneracy, parts.subject)
+    moves_on = config.mode == "fixed_point_unfold"
+    if raw.kkt is not None and parts.polishes and not moves_on:
+        check_kkt(raw.kkt, verdicts, config.kkt, parts.subject)
+    check_fixed_point(residual, lifted.state, verdicts, config.fixed_point, parts.subject)
+    if raw.kkt is not None and needs_grad:
+        check_complementarity(raw.kkt, verdicts, config.degeneracy, parts.subject)
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
-    point = _differentiable_point(parts, good, recorded)
+    point = _differentiable_point(parts, bound_call.inputs, recorded)
     x = bound.primal(point)
-    raw = replace(raw, fixed_point_residual=residual, inner=by_path(reports, parts.path))
-    if polishes(parts) and moves_on:
+    raw = replace(raw, fixed_point_residual=residual)
+    if reports:
+        raw = replace(raw, inner=by_path(reports, parts.path))
+    if parts.polishes and moves_on:
         end = replace(raw, primal=x.detach(), duals=bound.duals(lifted.state))
-        raw = recertified(parts, program, end, verdicts)
-    return answer(program, bound, raw, x, point, duals=duals and inputs.needs_grad)
+        raw = recertified(parts, bound_call.lowering, end, verdicts)
+    return answer(lifted.program, bound, raw, x, point, duals=duals and needs_grad)
 
 
 def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Tensor:
     if not recorded.updated.requires_grad:
         return recorded.state
     if parts.config.mode == "fixed_point_unfold":
-        watch = SeriesWatch(partial(_report_series, parts))
-        iterates = Iterates(recorded.bound)
-        start = watch.start(recorded.state, _needing_grad(inputs))
-        end = iterates.run(start, parts.config.iterations)
-        _report_drift(parts, recorded.state, end.detach())
-        return watch.end(end)
+        return unfold_series(parts, recorded.bound, recorded.state, inputs.needing_grad)
     adjoint = adjoint_pass(parts, inputs, recorded)
     return attach_fixed_point(recorded.updated, recorded.state, adjoint)
-
-
-def _needing_grad(inputs: Inputs) -> tuple[Tensor, ...]:
-    return tuple(value for value in inputs.values.values() if value.requires_grad)
-
-
-def _report_series(parts: Parts, remainder: Tensor, diverging: Tensor) -> None:
-    """Act on samples for which the steps' backward pass grows instead of converging.
-
-    Raises:
-        AdjointError: If there are some and the policy is "raise".
-    """
-    _act_on_divergence(parts, diverging, f"remainder {float(remainder.max()):.1e}")
-
-
-def _report_drift(parts: Parts, state: Tensor, end: Tensor) -> None:
-    """Act on samples that the steps have moved away from the solution they started at.
-
-    Raises:
-        AdjointError: If there are some and the policy is "raise".
-    """
-    if not state.shape[-1]:
-        return
-    drift = (end - state).abs().amax(-1) / (1 + state.abs().amax(-1))
-    _act_on_divergence(parts, ~(drift <= _DRIFT), f"drift {float(drift.max()):.1e}")
-
-
-def _act_on_divergence(parts: Parts, diverging: Tensor, what: str) -> None:
-    if not bool(diverging.any()):
-        return
-    samples = torch.nonzero(diverging).flatten().tolist()
-    message = (
-        f"{parts.subject}: fixed_point_unfold diverges for samples {name_samples(samples)}: {what} "
-        f"after {parts.config.iterations} steps, so ρ(Φ) >= 1. Use mode: fold with gmres or direct, or "
-        f"another step of the rule."
-    )
-    if parts.config.on_adjoint_failure == "raise":
-        raise AdjointError(message, samples)
-    warnings.warn(message, AdjointWarning, stacklevel=2)
 
 
 def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> AdjointPass:
@@ -221,7 +164,7 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
         path=parts.path,
         subject=parts.subject,
         updated=recorded.updated,
-        parameters=_needing_grad(inputs),
+        parameters=inputs.needing_grad,
         names=tuple(name for name, value in inputs.values.items() if value.requires_grad),
         bound=recorded.bound,
         degeneracy=parts.config.degeneracy,
@@ -240,14 +183,10 @@ def note_failures(
         verdicts.merge(status, report.messages, f"rule.{name}")
 
 
-def recertified(
-    parts: Parts, program: SmoothProgram, raw: Solution, verdicts: Verdicts
-) -> Solution:
+def recertified(parts: Parts, lowering: Lowering, raw: Solution, verdicts: Verdicts) -> Solution:
     """Return a point with certificate (a), rejected and acted on, in the original's variables."""
     with torch.no_grad():
-        lowering = Lowering(program)
-        certified = certify(lowering, raw, verdicts, parts.config.kkt, parts.subject)
-        return lowering.restrict(certified)
+        return lowering.restrict(certify(lowering, raw, verdicts, parts.config.kkt, parts.subject))
 
 
 def answer(
@@ -285,7 +224,7 @@ def by_path(reports: Mapping[str, Solution], path: str) -> dict[str, Solution]:
 
 
 def with_live_primal(
-    parts: Parts, raw: Solution, answer: Solution | None, inputs: Inputs, *, duals: bool
+    parts: Parts, raw: Solution, answer: Solution | None, call: Call, *, duals: bool
 ) -> Solution:
     """Put the differentiable solver's own primal, on the graph, into the certified solution."""
     if answer is None or not answer.primal.requires_grad:
@@ -293,5 +232,4 @@ def with_live_primal(
     primal = answer.primal[:, : parts.problem.n]
     if not duals:
         return replace(raw, primal=primal)
-    program = parts.problem.bind(inputs.values, inputs.batch)
-    return replace(raw, primal=primal, duals=recovered_duals(program, raw, primal))
+    return replace(raw, primal=primal, duals=recovered_duals(call.bound().program, raw, primal))

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...errors import AdjointError, AdjointWarning, name_samples
+from ...interfaces.rule import BoundRule
+from ..call.policy import act
+from ..parts import Parts
+from .iterates import Iterates
+
+_DRIFT = 1e-3
+"""Relative distance from the solution at which steps that should rest there have left it."""
 _GROWTH = 10.0
 """A remainder this many times the cotangent cannot be a transient of a useful series."""
 
@@ -69,3 +78,53 @@ class _Start(torch.autograd.Function):
             norm = remainder.detach().norm(dim=-1)
             ctx.watch.report(norm, ~(norm <= _GROWTH * size))
         return (None, None, *(None for _ in range(ctx.count)))
+
+
+def unfold_series(
+    parts: Parts, bound: BoundRule, state: Tensor, needing_grad: tuple[Tensor, ...]
+) -> Tensor:
+    """Run steps on the graph from the solution, and watch their backward pass. Shape (B, s).
+
+    Args:
+        state: z*. Shape (B, s).
+        needing_grad: The tensors that require a gradient.
+
+    Raises:
+        AdjointError: If samples diverge, in value here or later in the backward pass, and the policy
+            is "raise".
+    """
+    watch = SeriesWatch(partial(_report_series, parts))
+    start = watch.start(state, needing_grad)
+    end = Iterates(bound).run(start, parts.config.iterations)
+    _report_drift(parts, state, end.detach())
+    return watch.end(end)
+
+
+def _report_series(parts: Parts, remainder: Tensor, diverging: Tensor) -> None:
+    """Act on samples for which the steps' backward pass grows instead of converging."""
+    _act_on_divergence(parts, diverging, f"remainder {float(remainder.max()):.1e}")
+
+
+def _report_drift(parts: Parts, state: Tensor, end: Tensor) -> None:
+    """Act on samples that the steps have moved away from the solution they started at."""
+    if not state.shape[-1]:
+        return
+    drift = (end - state).abs().amax(-1) / (1 + state.abs().amax(-1))
+    _act_on_divergence(parts, ~(drift <= _DRIFT), f"drift {float(drift.max()):.1e}")
+
+
+def _act_on_divergence(parts: Parts, diverging: Tensor, what: str) -> None:
+    if not bool(diverging.any()):
+        return
+    samples = torch.nonzero(diverging).flatten().tolist()
+    message = (
+        f"{parts.subject}: fixed_point_unfold diverges for samples {name_samples(samples)}: {what} "
+        f"after {parts.config.iterations} steps, so ρ(Φ) >= 1. Use mode: fold with gmres or direct, or "
+        f"another step of the rule."
+    )
+    act(
+        parts.config.on_adjoint_failure,
+        samples,
+        raised=(AdjointError, message),
+        warned=(AdjointWarning, message),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -13,6 +12,7 @@ from ...errors import CertificateError, CertificateWarning, name_samples
 from ...optimality.kkt import kkt_report
 from ...program.lowering import Lowering
 from ...solution import KKTReport, Solution, Status
+from .policy import act
 from .verdicts import Verdicts
 
 
@@ -26,15 +26,15 @@ def measure(lowering: Lowering, raw: Solution, verdicts: Verdicts) -> Solution:
     """
     point = lowering.complete(raw.primal)
     report, duals = kkt_report(lowering.program, point, raw.duals)
-    if verdicts.failed:
+    if not verdicts.clean:
         report = _without(report, verdicts.mask(point.device))
     return replace(raw, primal=point, duals=duals, kkt=report)
 
 
 def reject(report: KKTReport, verdicts: Verdicts, config: KKTConfig) -> None:
     """Turn samples whose certificate (a) exceeds ``config.reject_above`` into failures."""
-    limit = max(config.reject_above, 1e5 * torch.finfo(report.residual.dtype).eps)
-    rejected = ~(report.residual <= limit)
+    residual = report.residual
+    rejected = ~(residual <= max(config.reject_above, 1e5 * torch.finfo(residual.dtype).eps))
     if bool(rejected.any()):
         _name_rejected(report, rejected, verdicts)
 
@@ -50,8 +50,7 @@ def check_kkt(report: KKTReport, verdicts: Verdicts, config: KKTConfig, subject:
         CertificateError: If ``config.on_violation`` is "raise" and there are some.
     """
     residual = report.residual
-    atol = max(config.atol, 1e4 * torch.finfo(residual.dtype).eps)
-    exceeded = residual > atol
+    exceeded = residual > _kkt_tolerance(config, residual)
     if not bool(exceeded.any()):
         return
     _act_on(
@@ -72,10 +71,19 @@ def certify(
         CertificateError: As of :func:`check_kkt`.
     """
     certified = measure(lowering, raw, verdicts)
-    if certified.kkt is not None:
-        reject(certified.kkt, verdicts, config)
-        check_kkt(certified.kkt, verdicts, config, subject)
+    report = certified.kkt
+    if report is None:
+        return certified
+    residual = report.residual
+    # One look at a batch that is good in every respect.
+    if not bool((residual <= min(config.reject_above, _kkt_tolerance(config, residual))).all()):
+        reject(report, verdicts, config)
+        check_kkt(report, verdicts, config, subject)
     return certified
+
+
+def _kkt_tolerance(config: KKTConfig, residual: Tensor) -> float:
+    return max(config.atol, 1e4 * torch.finfo(residual.dtype).eps)
 
 
 def _without(report: KKTReport, failed: Tensor) -> KKTReport:
@@ -115,9 +123,12 @@ def check_fixed_point(
     """
     atol = max(config.atol, 1e4 * torch.finfo(state.dtype).eps)
     scaled = residual / (1 + state.abs().amax(-1)) if state.shape[-1] else residual
+    held = scaled <= atol
+    if bool(held.all()):
+        return
     _act_on(
         config.on_violation,
-        ~(scaled <= atol) & ~verdicts.mask(state.device),
+        ~held & ~verdicts.mask(state.device),
         scaled,
         f"{subject}: the solution is not a fixed point of the update rule: residual above "
         f"fixed_point.atol",
@@ -132,6 +143,4 @@ def _act_on(policy: Policy, exceeded: Tensor, residual: Tensor, what: str, advic
     samples = torch.nonzero(exceeded).flatten().tolist()
     worst = float(residual[exceeded].max())
     message = f"{what} for {len(samples)} samples ({name_samples(samples)}): {worst:.1e}. {advice}"
-    if policy == "raise":
-        raise CertificateError(message, samples)
-    warnings.warn(message, CertificateWarning, stacklevel=6)
+    act(policy, samples, raised=(CertificateError, message), warned=(CertificateWarning, message))

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +17,7 @@ from ...config import DegeneracyConfig
 from ...errors import DegenerateError, DegenerateWarning, name_samples
 from ...kkt import Ambiguity
 from ...solution import KKTReport
+from .policy import act
 from .verdicts import Verdicts
 
 _UNIQUE = 1e-6
@@ -33,25 +33,28 @@ def check_complementarity(
         DegenerateError: If the policy is "raise" and a good sample is degenerate.
     """
     floor = 100 * torch.finfo(report.margin.dtype).eps
-    weak = (report.margin <= max(config.margin, floor)) & ~verdicts.mask(report.margin.device)
+    weak = report.margin <= max(config.margin, floor)
     if not bool(weak.any()):
         return
+    weak = weak & ~verdicts.mask(report.margin.device)
     samples = torch.nonzero(weak).flatten().tolist()
+    if not samples:
+        return
     message = (
         f"{subject}: {len(samples)} samples ({name_samples(samples)}) are degenerate: an active "
         f"constraint has no multiplier (margin {float(report.margin[weak].min()):.1e}), so the "
         f"solution has a kink there"
     )
-    if config.policy == "raise":
-        raise DegenerateError(
-            f"{message}. Smooth the problem, or set degeneracy.policy: one_sided.", samples
-        )
-    warnings.warn(f"{message}; the gradient is one-sided.", DegenerateWarning, stacklevel=2)
+    advice = "Smooth the problem, or set degeneracy.policy: one_sided."
+    act(
+        config.policy,
+        samples,
+        raised=(DegenerateError, f"{message}. {advice}"),
+        warned=(DegenerateWarning, f"{message}; the gradient is one-sided."),
+    )
 
 
-def check_ambiguities(
-    found: Sequence[Ambiguity], config: DegeneracyConfig, subject: str
-) -> None:
+def check_ambiguities(found: Sequence[Ambiguity], config: DegeneracyConfig, subject: str) -> None:
     """Act on derivatives that do not exist: the system of the rule's own step leaves them open.
 
     Raises:
@@ -76,14 +79,15 @@ def check_ambiguities(
         )
         advice = "Add curvature to the objective, or a loss that is the same for all solutions"
     message = f"{subject}: {what} (sample {first.sample}: {first.rows})."
-    if config.policy != "minimum_norm":
-        raise DegenerateError(
+    act(
+        "warn" if config.policy == "minimum_norm" else "raise",
+        samples,
+        raised=(
+            DegenerateError,
             f"{message} {advice}; or accept the minimum-norm gradient with "
             f"degeneracy.policy: minimum_norm.",
-            samples,
-        )
-    warnings.warn(
-        f"{message} Their gradient is the minimum-norm one.", DegenerateWarning, stacklevel=2
+        ),
+        warned=(DegenerateWarning, f"{message} Their gradient is the minimum-norm one."),
     )
 
 
@@ -108,22 +112,20 @@ def check_uniqueness(
     """
     singular = torch.nonzero(null_vector.abs().amax(-1)).flatten().tolist()
     ambiguous = [i for i in singular if _has_effect(updated, parameters, null_vector, i)]
-    if ambiguous and config.policy != "minimum_norm":
-        raise DegenerateError(
-            f"{subject}: the adjoint system of samples {name_samples(ambiguous)} is singular and "
-            f"the gradient is not unique. Smooth the problem, or accept the minimum-norm adjoint "
-            f"with degeneracy.policy: minimum_norm.",
-            ambiguous,
-        )
     unique = [i for i in singular if i not in ambiguous]
-    for samples, kind in ((unique, "unique all the same"), (ambiguous, "the minimum-norm one")):
-        if samples:
-            warnings.warn(
-                f"{subject}: the adjoint system of samples {name_samples(samples)} is singular; "
-                f"their gradient is {kind}.",
-                DegenerateWarning,
-                stacklevel=2,
-            )
+    accepted = config.policy == "minimum_norm"
+    for samples, kind in ((ambiguous, "the minimum-norm one"), (unique, "unique all the same")):
+        named = f"{subject}: the adjoint system of samples {name_samples(samples)} is singular"
+        act(
+            "warn" if accepted or samples is unique else "raise",
+            samples,
+            raised=(
+                DegenerateError,
+                f"{named} and the gradient is not unique. Smooth the problem, or accept the "
+                f"minimum-norm adjoint with degeneracy.policy: minimum_norm.",
+            ),
+            warned=(DegenerateWarning, f"{named}; their gradient is {kind}."),
+        )
 
 
 def _has_effect(

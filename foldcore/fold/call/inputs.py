@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from ...errors import (
     UnexpectedParameterError,
 )
 from ...param import Param
+
+_requires_grad = attrgetter("requires_grad")
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,22 @@ class Inputs:
     dtype: torch.dtype
     device: torch.device
 
+    @cached_property
+    def live(self) -> bool:
+        """Whether some value requires a gradient."""
+        return bool(self.needing_grad)
+
     @property
     def needs_grad(self) -> bool:
-        return torch.is_grad_enabled() and any(v.requires_grad for v in self.values.values())
+        return self.live and torch.is_grad_enabled()
 
     def detached(self) -> Mapping[str, Tensor]:
         return {name: value.detach() for name, value in self.values.items()}
+
+    @cached_property
+    def needing_grad(self) -> tuple[Tensor, ...]:
+        """The values that require a gradient, whether or not gradients are enabled."""
+        return tuple(filter(_requires_grad, self.values.values()))
 
     def with_donor(self, failed: Tensor, donor: int) -> Inputs:
         """Return inputs whose failed rows are copies of a good row, without gradient.
@@ -58,16 +72,34 @@ class Inputs:
         return replace(self, values=values)
 
 
+@dataclass(frozen=True)
+class Signature:
+    """What a call of a layer is given, and what the layer adds; made once per layer.
+
+    Attributes:
+        arguments: The parameters that are passed, by name.
+        learnable: Names of those that the layer owns.
+    """
+
+    arguments: Mapping[str, Param]
+    learnable: tuple[str, ...]
+
+    @classmethod
+    def of(cls, declared: Mapping[str, Param]) -> Signature:
+        """Return the signature of a problem's parameters."""
+        return cls(
+            {name: param for name, param in declared.items() if not param.learnable},
+            tuple(name for name, param in declared.items() if param.learnable),
+        )
+
+
 def collect(
-    declared: Mapping[str, Param],
-    passed: Mapping[str, Tensor],
-    owned: Mapping[str, Tensor],
-    subject: str,
+    signature: Signature, passed: Mapping[str, Tensor], owned: Mapping[str, Tensor], subject: str
 ) -> Inputs:
     """Check the arguments of a call and complete them.
 
     Args:
-        declared: The problem's parameters.
+        signature: Of the layer.
         passed: What the caller passed.
         owned: The layer's learnable parameters, module parameters and constants.
         subject: How messages call the layer.
@@ -76,35 +108,39 @@ def collect(
         MissingParameterError, UnexpectedParameterError, ShapeError, DtypeError, InputError: With
             the argument's name.
     """
-    _check_names(declared, passed, subject)
-    values = {name: passed[name] for name in declared if not declared[name].learnable}
-    for name, value in values.items():
+    if passed.keys() != signature.arguments.keys():
+        _raise_for_names(signature, passed, subject)
+    values: dict[str, Tensor] = {}
+    for name in signature.arguments:
+        value = passed[name]
         if not isinstance(value, Tensor):
             raise InputError(
                 f"{subject}: parameter {name!r} is a {type(value).__name__}, expected a torch.Tensor; "
                 f"convert it with torch.as_tensor."
             )
-    learnable = {name: owned[name] for name in declared if declared[name].learnable}
-    dtype, device = _common_type({**values, **learnable}, owned, subject)
-    batch, batched = _batch(declared, values, subject)
+        values[name] = value
+    for name in signature.learnable:
+        values[name] = owned[name]
+    dtype, device = _common_type(values, owned, subject)
+    batch, batched = _batch(signature.arguments, values, subject)
     for name, value in owned.items():
         if value.device != device:
             raise DtypeError(
                 f"{subject}: the parameters are on {device}, the layer's own {name!r} is on "
                 f"{value.device}. Move the layer with layer.to({str(device)!r})."
             )
-        if value.is_floating_point() and name not in learnable:
+        if value.dtype != dtype and value.is_floating_point():
             value = value.to(dtype)
         values[name] = value
     return Inputs(values, batch, batched, dtype, device)
 
 
-def _check_names(declared: Mapping[str, Param], passed: Mapping[str, Tensor], subject: str) -> None:
-    expected = [name for name, param in declared.items() if not param.learnable]
+def _raise_for_names(signature: Signature, passed: Mapping[str, Tensor], subject: str) -> None:
+    expected = list(signature.arguments)
     unexpected = [name for name in passed if name not in expected]
     if unexpected:
         name = unexpected[0]
-        if name in declared:
+        if name in signature.learnable:
             raise UnexpectedParameterError(
                 f"{subject}: {name!r} is a learnable parameter of the layer and is not passed; "
                 f"set layer.{name}.data, or declare it without init."
@@ -116,11 +152,10 @@ def _check_names(declared: Mapping[str, Param], passed: Mapping[str, Tensor], su
             f"The problem declares: {', '.join(expected) or 'none'}."
         )
     missing = [name for name in expected if name not in passed]
-    if missing:
-        raise MissingParameterError(
-            f"{subject}: missing parameter {', '.join(map(repr, missing))}. "
-            f"Pass each declared parameter by name: {', '.join(expected)}."
-        )
+    raise MissingParameterError(
+        f"{subject}: missing parameter {', '.join(map(repr, missing))}. "
+        f"Pass each declared parameter by name: {', '.join(expected)}."
+    )
 
 
 def _common_type(
@@ -157,9 +192,9 @@ def _batch(
     declared: Mapping[str, Param], values: Mapping[str, Tensor], subject: str
 ) -> tuple[int, frozenset[str]]:
     sizes: dict[str, int] = {}
-    for name, value in values.items():
-        shape = declared[name].shape
-        if tuple(value.shape) == shape:
+    for name, param in declared.items():
+        value, shape = values[name], param.shape
+        if value.shape == shape:
             continue
         if value.ndim == len(shape) + 1 and tuple(value.shape[1:]) == shape:
             sizes[name] = int(value.shape[0])

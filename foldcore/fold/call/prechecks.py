@@ -12,66 +12,46 @@ from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
 from ...program.structure import ProblemClass
 from ...solution import Status
+from .bound_call import Call
 from .inputs import Inputs
 from .verdicts import Verdicts
 
 
 def find_bad_samples(
-    problem: ParametricProblem,
-    solver: Solver,
-    inputs: Inputs,
-    verdicts: Verdicts,
-    *,
-    subject: str,
-    strict: bool,
-) -> SmoothProgram | None:
-    """Mark bad samples in ``verdicts``.
+    problem: ParametricProblem, solver: Solver, call: Call, *, subject: str, strict: bool
+) -> None:
+    """Mark bad samples in ``call.verdicts``.
 
     Args:
         strict: Raise for wrong arguments instead of marking; an empty feasible set is marked
             in any case, for it is an answer and no mistake of the caller.
 
-    Returns:
-        The detached program of ``inputs``, for who else needs it; None if a sample was marked,
-        for its values are then not those of ``inputs``.
-
     Raises:
         InputError: If ``strict`` and an argument is NaN or indefinite, with its name and samples.
     """
+    given, verdicts = call.given, call.verdicts
     with torch.no_grad():
         for name in problem.params:
-            wrong = _nonfinite(inputs.values[name], problem.may_be_infinite(name))
+            value = given.values[name]
+            # A finite sum has finite terms and takes a third of the time of looking at each.
+            if bool(torch.isfinite(value.sum())):
+                continue
+            wrong = value.isnan() if problem.may_be_infinite(name) else ~torch.isfinite(value)
             _mark(
-                wrong, name in inputs.batched, Status.INVALID_INPUT, inputs, verdicts, strict,
+                wrong, name in given.batched, Status.INVALID_INPUT, given, verdicts, strict,
                 f"{subject}: parameter {name!r} contains NaN or inf",
                 "Check what feeds it, or set on_failure: mask to go on without these samples.",
             )  # fmt: skip
-        program = problem.bind(_finite(inputs, verdicts), inputs.batch)
-        _mark_indefinite(problem, solver, program, inputs, verdicts, subject, strict)
+    if verdicts.dead:
+        return
+    program = call.bound().lowering.original
+    with torch.no_grad():
+        _mark_indefinite(problem, solver, program, given, verdicts, subject, strict)
         _mark_empty(program, verdicts)
-    return None if verdicts.failed else program
-
-
-def _nonfinite(value: Tensor, may_be_infinite: bool) -> Tensor | None:
-    """Return where a value is unsound; None where nowhere."""
-    # A finite sum has finite terms and takes a third of the time of looking at each.
-    if bool(torch.isfinite(value.sum())):
-        return None
-    return value.isnan() if may_be_infinite else ~torch.isfinite(value)
-
-
-def _finite(inputs: Inputs, verdicts: Verdicts) -> dict[str, Tensor]:
-    detached = inputs.detached()
-    if not verdicts.failed:
-        return dict(detached)
-    return {
-        name: value.nan_to_num() if value.is_floating_point() else value
-        for name, value in detached.items()
-    }
 
 
 def _mark(
-    wrong: Tensor | None,
+    wrong: Tensor,
     batched: bool,
     status: Status,
     inputs: Inputs,
@@ -80,7 +60,7 @@ def _mark(
     what: str,
     advice: str,
 ) -> None:
-    if wrong is None or not bool(wrong.any()):
+    if not bool(wrong.any()):
         return
     rows = wrong.flatten(1).any(-1) if batched and wrong.ndim > 1 else wrong
     if not batched:
@@ -124,6 +104,8 @@ def _mark_indefinite(
 
 def _mark_empty(program: SmoothProgram, verdicts: Verdicts) -> None:
     lower, upper = program.lower, program.upper
+    if (lower is None or upper is None) and not program.sets:
+        return
     everywhere = torch.ones(program.batch, dtype=torch.bool, device=program.device)
     if lower is not None and upper is not None:
         crossed = (lower > upper).any(-1) & everywhere

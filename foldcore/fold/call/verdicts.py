@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,15 +12,25 @@ from torch import Tensor
 from ...errors import SolveError, SolveWarning, name_samples
 from ...solution import Duals, KKTReport, Solution, Status
 from .inputs import Inputs
+from .policy import act
+
+T = TypeVar("T")
 
 
 class Verdicts:
-    """Status and message per sample; the first failure of a sample is the one that is kept."""
+    """Status and message per sample; the first failure of a sample is the one that is kept.
+
+    Attributes:
+        failures: How many samples have failed; it only grows.
+        clean: Whether none has. All that a call without failures ever asks.
+        dead: Whether every sample has.
+    """
 
     def __init__(self, batch: int) -> None:
+        self.failures = 0
+        self.clean, self.dead = True, False
         self._status = [Status.OPTIMAL] * batch
         self._messages = [""] * batch
-        self._failed: tuple[int, ...] | None = ()
 
     @property
     def status(self) -> tuple[Status, ...]:
@@ -40,7 +50,8 @@ class Verdicts:
     def fail_one(self, sample: int, status: Status, message: str) -> None:
         if self._status[sample].ok and not status.ok:
             self._status[sample], self._messages[sample] = status, message
-            self._failed = None  # found anew when asked for
+            self.failures += 1
+            self.clean, self.dead = False, self.failures == len(self._status)
 
     def merge(self, status: Sequence[Status], messages: Sequence[str], source: str) -> None:
         """Take over a solver's own statuses."""
@@ -54,9 +65,9 @@ class Verdicts:
     @property
     def failed(self) -> tuple[int, ...]:
         """The failed samples in ascending order."""
-        if self._failed is None:
-            self._failed = tuple(i for i, status in enumerate(self._status) if not status.ok)
-        return self._failed
+        if self.clean:
+            return ()
+        return tuple(i for i, status in enumerate(self._status) if not status.ok)
 
     def donor(self) -> int | None:
         """Return the first good sample, or None."""
@@ -64,44 +75,60 @@ class Verdicts:
 
     def mask(self, device: torch.device) -> Tensor:
         """Return the failed samples as a mask. Shape (B,), bool."""
-        if not self.failed:
+        if self.clean:
             return torch.zeros(len(self._status), dtype=torch.bool, device=device)
         return torch.tensor([not status.ok for status in self._status], device=device)
 
-    def report(self, subject: str, policy: str) -> None:
+    def report(self, subject: str, policy: Literal["raise", "mask"]) -> None:
         """Raise, or warn once, naming samples by reason.
 
         Raises:
             SolveError: If ``policy`` is "raise" and a sample failed.
         """
-        failed = self.failed
-        if not failed:
+        if self.clean:
             return
+        failed = self.failed
         reasons: dict[str, list[int]] = {}
         for i in failed:
             reasons.setdefault(f"{self._status[i].value} ({self._messages[i]})", []).append(i)
         shown = "; ".join(f"samples {name_samples(where)}: {why}" for why, where in reasons.items())
         message = f"{subject}: {len(failed)} of {len(self._status)} samples failed. {shown}."
-        if policy == "raise":
-            raise SolveError(
-                f"{message} Mend these samples, or set on_failure: mask to go on without them.",
-                failed,
-            )
-        warnings.warn(f"{message} They are NaN with zero gradient.", SolveWarning, stacklevel=4)
+        advice = "Mend these samples, or set on_failure: mask to go on without them."
+        act(
+            policy,
+            failed,
+            raised=(SolveError, f"{message} {advice}"),
+            warned=(SolveWarning, f"{message} They are NaN with zero gradient."),
+        )
+
+
+def settled(verdicts: Verdicts, attempt: Callable[[], T]) -> T | None:
+    """Repeat an attempt until it fails no further sample; None if no sample is left.
+
+    What is recorded on the graph must hold no failed sample: it could turn the gradients that the
+    others share into NaN. The attempt sees failed samples replaced by a good one.
+    """
+    while True:
+        known = verdicts.failures
+        found = attempt()
+        if verdicts.dead:
+            return None
+        if verdicts.failures == known:
+            return found
 
 
 def repaired_inputs(inputs: Inputs, verdicts: Verdicts) -> Inputs:
     """Replace failed samples by a good one, so that they can harm nothing shared."""
-    donor = verdicts.donor()
-    if not verdicts.failed or donor is None or not inputs.batched:
+    donor = None if verdicts.clean else verdicts.donor()
+    if donor is None or not inputs.batched:
         return inputs
     return inputs.with_donor(verdicts.mask(inputs.device), donor)
 
 
 def with_donor_rows(raw: Solution, verdicts: Verdicts) -> Solution:
     """Give failed samples the primal and duals of a good one, to match their replaced inputs."""
-    donor = verdicts.donor()
-    if not verdicts.failed or donor is None:
+    donor = None if verdicts.clean else verdicts.donor()
+    if donor is None:
         return raw
     failed = verdicts.mask(raw.primal.device)
 
@@ -117,7 +144,7 @@ def with_donor_rows(raw: Solution, verdicts: Verdicts) -> Solution:
 def masked(solution: Solution, verdicts: Verdicts, device: torch.device, filler: float) -> Solution:
     """Return the solution with failed samples set to the filler, cut off from autograd."""
     solution = replace(solution, status=tuple(verdicts.status), messages=tuple(verdicts.messages))
-    if not verdicts.failed:
+    if verdicts.clean:
         return solution
     failed = verdicts.mask(device)[:, None]
     duals = solution.duals

@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from ...fold.call.inputs import collect
+from ...fold.call.inputs import Signature, collect
 from ...numerics.products import to_dense
 from ...numerics.solving import solve_checked
 from ...problem.parametric import ParametricProblem
@@ -173,5 +173,7 @@ class ExactFold:
 
     def solve_inner(self, values: Mapping[str, Tensor], *, duals: bool = False) -> Solution:
         """Solve for B samples, on the graph of ``values``."""
-        inputs = collect(self._problem.params, values, self._problem.constants, "inner fold")
+        inputs = collect(
+            Signature.of(self._problem.params), values, self._problem.constants, "inner fold"
+        )
         return solve_exactly(self._problem.bind(inputs.values, inputs.batch))

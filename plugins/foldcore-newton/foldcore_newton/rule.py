@@ -32,7 +32,6 @@ from foldcore.kkt import Ambiguity, Held, SolutionSystem, ambiguities, confirmed
 
 from .config import NewtonConfig
 
-
 _INCONSISTENT = 1e-6
 """Residual of a step's equations, relative to their terms, above which they have no solution."""
 

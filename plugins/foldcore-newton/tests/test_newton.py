@@ -211,7 +211,9 @@ def test_copies_made_from_one_parameter_have_a_derivative_by_it() -> None:
     def answer(program: fc.SmoothProgram) -> fc.Solution:
         c = program.params["c"].detach().reshape(-1, 1)
         zero = torch.zeros_like(c)
-        duals = fc.Duals(zero[:, :0], torch.cat([c / 2, zero], -1), zero * c.new_ones(2), zero * c.new_ones(2))
+        duals = fc.Duals(
+            zero[:, :0], torch.cat([c / 2, zero], -1), zero * c.new_ones(2), zero * c.new_ones(2)
+        )
         return fc.Solution(c.expand(-1, 2) / 2, (fc.Status.OPTIMAL,) * len(c), duals)
 
     layer = fc.build({"problem": problem, "solver": answer, "rule": "newton", "adjoint": GivenBack})
