@@ -237,7 +237,8 @@ def adjoint_finished(path: str, adjoint: AdjointSolution, seconds: float) -> Non
 
 
 def _notify(hook: str, **arguments: object) -> None:
-    caller: pluggy.HookCaller = getattr(hook_manager().hook, hook)
+    manager = _manager if _ready and _manager is not None else hook_manager()
+    caller: pluggy.HookCaller = getattr(manager.hook, hook)
     implementations = caller.get_hookimpls()
     if not implementations:
         return

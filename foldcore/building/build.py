@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from torch import nn
 from ..config import FoldConfig, IterativeConfig, PluginConfig, PluginReference
 from ..errors import ConfigError
 from ..fold.layer import Fold
-from ..fold.relaxation import FixedIntegersFold, RelaxedFold, folded_problem
+from ..fold.relaxation import folded_problem, stage_of
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
 from ..problem.parametric import ParametricProblem
@@ -28,8 +27,8 @@ _INNER_FACTOR = 0.01
 _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
 _LAYER_ATTRIBUTES = frozenset(
-    {*dir(FixedIntegersFold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
-     "path", "inner", "module", "integer", "_parts", "_signature", "_buffer_names"}
+    {*dir(Fold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
+     "path", "inner", "module", "integer", "_parts", "_stage", "_signature", "_buffer_names"}
 )  # fmt: skip
 
 
@@ -89,12 +88,18 @@ def _build_fold(
             f"{at('adjoint')}: {_name(solver)} is differentiable by itself and no rule is set, so "
             f"an adjoint solver would have no effect. Name a rule, or leave the adjoint out."
         )
-    make: Callable[..., Fold] = Fold
+    stage = None
     if config.relaxation is not None:
-        relaxed = FixedIntegersFold if discrete else RelaxedFold
-        make = partial(relaxed, integer=declared.structure.integer)
-    return make(
-        problem, solver=solver, rule=rule, adjoint=adjoint, config=config, path=path, inner=inner
+        stage = stage_of(config.relaxation, declared.structure.integer)
+    return Fold(
+        problem,
+        solver=solver,
+        rule=rule,
+        adjoint=adjoint,
+        config=config,
+        path=path,
+        inner=inner,
+        stage=stage,
     )
 
 

@@ -81,7 +81,8 @@ def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -
         verdicts.fail(nonfinite, Status.NUMERICAL, "the solver returned NaN or inf")
     if verdicts.dead:
         return None
-    raw = with_donor_rows(raw, verdicts)
+    if not verdicts.clean:
+        raw = with_donor_rows(raw, verdicts)
     mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
     if mismatch is not None:
         raise RecognitionError(
@@ -92,7 +93,11 @@ def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -
         # Judged after polishing: an answer that is only rough is none that has failed.
         return lowering.restrict(measure(lowering, raw, verdicts))
     raw = certify(lowering, raw, verdicts, parts.config.kkt, parts.subject)
-    return None if verdicts.dead else lowering.restrict(with_donor_rows(raw, verdicts))
+    if verdicts.failures:
+        if verdicts.donor() is None:
+            return None
+        raw = with_donor_rows(raw, verdicts)
+    return lowering.restrict(raw)
 
 
 def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:

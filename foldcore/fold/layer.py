@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
@@ -25,6 +25,29 @@ from .forward import solve_black_box
 from .parts import Parts
 
 
+class Stage(Protocol):
+    """What a layer does beside its fold where it folds another problem than the declared one.
+
+    Attributes:
+        label: What is folded instead, in words; part of the layer's representation.
+    """
+
+    @property
+    def label(self) -> str: ...
+
+    def prepare(self, parts: Parts, given: Inputs) -> Inputs:
+        """Return the arguments of the folded problem, from those of the declared one."""
+        ...
+
+    def enter(self, call: Call) -> None:
+        """Take over what ``prepare`` found of the samples."""
+        ...
+
+    def leave(self, solution: Solution) -> Solution:
+        """Say in a solution what it is one of."""
+        ...
+
+
 class Fold(nn.Module):
     """A differentiable layer x*(θ) = argmin f(x, θ) subject to constraints.
 
@@ -41,6 +64,7 @@ class Fold(nn.Module):
         config: Tolerances and policies.
         path: Path of this fold in the configuration, "" for the outermost.
         inner: Folds of the rule's inner problems, by name.
+        stage: What is done beside the fold where not the declared problem is folded.
     """
 
     def __init__(
@@ -53,6 +77,7 @@ class Fold(nn.Module):
         config: FoldConfig,
         path: str,
         inner: Mapping[str, Fold],
+        stage: Stage | None = None,
     ) -> None:
         super().__init__()
         self.inner = nn.ModuleDict(inner)
@@ -65,6 +90,7 @@ class Fold(nn.Module):
             path=path,
             inner=cast(Mapping[str, Fold], self.inner),
         )
+        self._stage = stage
         self._signature = Signature.of(problem.params)
         self._buffer_names = {name: _buffer_name(name) for name in problem.constants}
         for name, value in problem.constants.items():
@@ -116,7 +142,8 @@ class Fold(nn.Module):
 
     def extra_repr(self) -> str:
         parts = {"solver": self.solver, "rule": self.rule, "adjoint": self.adjoint}
-        return ", ".join(f"{k}={type(v).__name__}" for k, v in parts.items() if v is not None)
+        shown = ", ".join(f"{k}={type(v).__name__}" for k, v in parts.items() if v is not None)
+        return shown if self._stage is None else f"{shown}, {self._stage.label}"
 
     def forward(self, *, warm_start: Solution | None = None, **params: Tensor) -> Tensor:
         """Return x*, (B, n), or (n,) if no parameter is batched; differentiable in every parameter.
@@ -146,7 +173,8 @@ class Fold(nn.Module):
 
     def inputs(self, params: Mapping[str, Tensor]) -> Inputs:
         """Check and complete the arguments of a call; errors as of :meth:`forward`."""
-        return collect(self._signature, params, self._owned(), self._parts.subject)
+        given = collect(self._signature, params, self._owned(), self._parts.subject)
+        return given if self._stage is None else self._stage.prepare(self._parts, given)
 
     def _begin(self, params: Mapping[str, Tensor]) -> Call:
         inputs = self.inputs(params)
@@ -209,13 +237,17 @@ class Fold(nn.Module):
         strict: bool,
     ) -> Solution:
         parts, verdicts = self._parts, call.verdicts
+        if self._stage is not None:
+            self._stage.enter(call)
         find_bad_samples(parts.problem, parts.solver, call, subject=parts.subject, strict=strict)
         solution = None
         if not verdicts.dead:
             solution = self._solve_good(call, warm_start, duals=duals)
         if solution is None or verdicts.dead:
-            return dead_solution(call.given, parts.problem.n, verdicts, filler)
-        return masked(solution, verdicts, call.given.device, filler)
+            solution = dead_solution(call.given, parts.problem.n, verdicts, filler)
+        else:
+            solution = masked(solution, verdicts, call.given.device, filler)
+        return solution if self._stage is None else self._stage.leave(solution)
 
     def _solve_good(
         self, call: Call, warm_start: Solution | None, *, duals: bool

@@ -12,18 +12,13 @@ another problem, and the layer says which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..config import FoldConfig
 from ..errors import ConfigError, ProblemError, RecognitionError
-from ..interfaces.adjoint import AdjointSolver
-from ..interfaces.rule import UpdateRule
-from ..interfaces.solver import Solver
 from ..problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 from ..problem.parametric import ParametricProblem
 from ..solution import Solution, Status
@@ -32,7 +27,7 @@ from .call.bound_call import Call
 from .call.inputs import Inputs
 from .call.prechecks import find_bad_samples
 from .call.verdicts import Verdicts
-from .layer import Fold
+from .parts import Parts
 
 Relaxation = Literal["continuous", "fixed_integers"]
 
@@ -77,56 +72,29 @@ def folded_problem(
     return FixedIntegers(problem)
 
 
-class RelaxedFold(Fold):
-    """A fold of a relaxation; it names the relaxation and the columns, and so does every solution.
+class Relaxed:
+    """Says in every solution which relaxation is folded, and of which columns.
 
     Args:
-        integer: The columns that the original problem declares integer.
-        The others: as of :class:`Fold`.
+        relaxation: As configured.
+        columns: Those that the declared problem has integer.
     """
 
-    def __init__(
-        self,
-        problem: ParametricProblem,
-        *,
-        integer: tuple[int, ...],
-        solver: Solver,
-        rule: UpdateRule | None,
-        adjoint: AdjointSolver | None,
-        config: FoldConfig,
-        path: str,
-        inner: Mapping[str, Fold],
-    ) -> None:
-        super().__init__(
-            problem,
-            solver=solver,
-            rule=rule,
-            adjoint=adjoint,
-            config=config,
-            path=path,
-            inner=inner,
-        )
-        self.integer = integer
+    def __init__(self, relaxation: Relaxation, columns: tuple[int, ...]) -> None:
+        self._columns = columns
+        self.label = f"relaxation: {relaxation} ({_columns(columns)} integer)"
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self._relaxation}"
+    def prepare(self, parts: Parts, given: Inputs) -> Inputs:
+        """Return the arguments as they are: both problems have the same."""
+        return given
 
-    @property
-    def _relaxation(self) -> str:
-        return f"relaxation: {self.config.relaxation} ({_columns(self.integer)} integer)"
+    def enter(self, call: Call) -> None:
+        """Nothing was found."""
 
-    def _run(
-        self,
-        call: Call,
-        warm_start: Solution | None,
-        *,
-        duals: bool,
-        filler: float,
-        strict: bool,
-    ) -> Solution:
-        solution = super()._run(call, warm_start, duals=duals, filler=filler, strict=strict)
+    def leave(self, solution: Solution) -> Solution:
+        """Return the solution with the relaxation named for each sample that has no other message."""
         said = solution.messages or ("",) * len(solution.status)
-        return replace(solution, messages=tuple(text or self._relaxation for text in said))
+        return replace(solution, messages=tuple(text or self.label for text in said))
 
 
 @dataclass(frozen=True)
@@ -136,60 +104,61 @@ class _FoundInputs(Inputs):
     search: Verdicts
 
 
-class FixedIntegersFold(RelaxedFold):
-    """Finds the whole numbers first, without gradient, then folds the problem in which they are fixed.
+class FixedIntegersFound(Relaxed):
+    """Finds the whole numbers first, without gradient; the problem in which they are fixed is folded.
 
     Certificates, multipliers and derivatives are those of the fixed problem. That the whole numbers
     are the best ones is the discrete solver's word, within its gap.
     """
 
-    def inputs(self, params: Mapping[str, Tensor]) -> Inputs:
-        """Check and complete the arguments, and find the whole numbers.
+    def prepare(self, parts: Parts, given: Inputs) -> Inputs:
+        """Return the arguments with the whole numbers; a sample without them has NaN in their place.
 
-        A sample without them has NaN in their place. Errors as of :meth:`Fold.forward`.
+        Raises:
+            InputError: As of :meth:`Fold.forward`.
         """
-        given = super().inputs(params)
         search = Verdicts(given.batch)
         with torch.no_grad():
-            whole = self._search(given, search)
+            whole = self._search(parts, given, search)
         batched = given.batched
         if batched:
             batched = batched | {WHOLE_NUMBERS}
         else:
             whole = whole[0]
-        return _FoundInputs(
-            {**given.values, WHOLE_NUMBERS: whole},
-            given.batch,
-            batched,
-            given.dtype,
-            given.device,
-            search,
-        )
+        values = {**given.values, WHOLE_NUMBERS: whole}
+        return _FoundInputs(values, given.batch, batched, given.dtype, given.device, search)
 
-    def _search(self, inputs: Inputs, search: Verdicts) -> Tensor:
+    def enter(self, call: Call) -> None:
+        """Take over the samples whose search failed."""
+        if isinstance(call.given, _FoundInputs):
+            search = call.given.search
+            call.verdicts.merge(search.status, search.messages, "search for whole numbers")
+
+    def _search(self, parts: Parts, inputs: Inputs, search: Verdicts) -> Tensor:
         """Return the whole numbers, (B, k), NaN for the samples that are marked as failed."""
-        if not isinstance(self.problem, FixedIntegers):
-            raise ProblemError(f"{self.parts.subject}: folds no problem with fixed integers.")
-        original = self.problem.original
-        strict = self.config.on_failure == "raise"
-        subject = self.parts.subject
+        problem = parts.problem
+        if not isinstance(problem, FixedIntegers):
+            raise ProblemError(f"{parts.subject}: folds no problem with fixed integers.")
+        original = problem.original
+        strict = parts.config.on_failure == "raise"
+        subject = parts.subject
         call = Call(original, inputs, search)
-        find_bad_samples(original, self.solver, call, subject=subject, strict=strict)
+        find_bad_samples(original, parts.solver, call, subject=subject, strict=strict)
         whole = torch.full(
-            (inputs.batch, len(self.integer)),
+            (inputs.batch, len(self._columns)),
             float("nan"),
             dtype=inputs.dtype,
             device=inputs.device,
         )
         if search.dead:
             return whole
-        answer = self._ask(original, call)
-        found = answer.primal[:, list(self.integer)].to(inputs.device, inputs.dtype)
+        answer = _ask(parts, original, call)
+        found = answer.primal[:, list(self._columns)].to(inputs.device, inputs.dtype)
         nearest = found.round() + 0.0  # no negative zeros
         fractional = ~((found - nearest).abs() <= _INTEGRALITY * (1 + nearest.abs())).all(-1)
         search.fail(fractional, Status.INACCURATE, "the solver's integer columns are not whole")
         data = original.bind(inputs.detached(), inputs.batch).data
-        stuck = self.problem.undroppable(data)
+        stuck = problem.undroppable(data)
         if stuck is not None:
             search.fail(
                 stuck.expand(inputs.batch),
@@ -197,45 +166,38 @@ class FixedIntegersFold(RelaxedFold):
                 "A is a dense parameter and has a row of integer columns alone, which cannot leave "
                 "the fixed problem; declare A as a constant or Sparse",
             )
-        allowed = max(self.config.kkt.atol, 1e4 * torch.finfo(inputs.dtype).eps)
-        broken = ~(self.problem.excess(data, nearest) <= allowed)
+        allowed = max(parts.config.kkt.atol, 1e4 * torch.finfo(inputs.dtype).eps)
+        broken = ~(problem.excess(data, nearest) <= allowed)
         search.fail(broken, Status.INACCURATE, "the solver's whole numbers violate rows of theirs")
         return torch.where(search.mask(inputs.device)[:, None], whole, nearest)
 
-    def _ask(self, original: ParametricProblem, call: Call) -> Solution:
-        inputs, search, lowering = call.given, call.verdicts, call.bound().lowering
-        structure = original.lowered_structure
-        variant = (WHOLE_NUMBERS, inputs.dtype, inputs.device)
-        session = session_for(self.parts.owner, self.solver, structure, variant)
-        as_declared = self.solver.capabilities.regularizers
-        answer = session.solve(
-            lowering.original if as_declared else lowering.program,
-            changed=frozenset(structure.template.varying),
-        )
-        search.merge(answer.status, answer.messages, type(self.solver).__name__)
-        point = answer.primal[:, : original.n].to(inputs.device, inputs.dtype)
-        good = ~search.mask(inputs.device)[:, None] & torch.isfinite(point)
-        mismatch = lowering.original.asserted_mismatch(torch.where(good, point, 0.5))
-        if mismatch is not None:
-            raise RecognitionError(
-                f"{self.parts.subject}: the asserted structure does not hold: the {mismatch} is not "
-                f"the quadratic that was extracted. Leave out structure=."
-            )
-        return answer
 
-    def _run(
-        self,
-        call: Call,
-        warm_start: Solution | None,
-        *,
-        duals: bool,
-        filler: float,
-        strict: bool,
-    ) -> Solution:
-        if isinstance(call.given, _FoundInputs):
-            search = call.given.search
-            call.verdicts.merge(search.status, search.messages, "search for whole numbers")
-        return super()._run(call, warm_start, duals=duals, filler=filler, strict=strict)
+def _ask(parts: Parts, original: ParametricProblem, call: Call) -> Solution:
+    inputs, search, lowering = call.given, call.verdicts, call.bound().lowering
+    structure = original.lowered_structure
+    variant = (WHOLE_NUMBERS, inputs.dtype, inputs.device)
+    session = session_for(parts.owner, parts.solver, structure, variant)
+    as_declared = parts.solver.capabilities.regularizers
+    answer = session.solve(
+        lowering.original if as_declared else lowering.program,
+        changed=frozenset(structure.template.varying),
+    )
+    search.merge(answer.status, answer.messages, type(parts.solver).__name__)
+    point = answer.primal[:, : original.n].to(inputs.device, inputs.dtype)
+    good = ~search.mask(inputs.device)[:, None] & torch.isfinite(point)
+    mismatch = lowering.original.asserted_mismatch(torch.where(good, point, 0.5))
+    if mismatch is not None:
+        raise RecognitionError(
+            f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
+            f"the quadratic that was extracted. Leave out structure=."
+        )
+    return answer
+
+
+def stage_of(relaxation: Relaxation, columns: tuple[int, ...]) -> Relaxed:
+    """Return what a layer does beside folding the relaxed problem."""
+    kind = FixedIntegersFound if relaxation == "fixed_integers" else Relaxed
+    return kind(relaxation, columns)
 
 
 def _columns(columns: tuple[int, ...]) -> str:

@@ -53,14 +53,16 @@ class QuadraticProgram(QuadraticTemplate, ParametricProblem):
         return replace(self, integer=None) if self.structure.integer else self
 
     def bind(self, values: Mapping[str, Tensor], batch: int) -> SmoothProgram:
-        params = {name: values[name] for name in self.params}
-        batched = frozenset(
-            name for name, p in self.params.items() if values[name].ndim > len(p.shape)
-        )
+        params: dict[str, Tensor] = {}
+        batched: set[str] = set()
+        for name, param in self.params.items():
+            value = params[name] = values[name]
+            if value.ndim > len(param.shape):
+                batched.add(name)
         return SmoothProgram(
             self.bind_data(values),
             batch=batch,
             structure=self.structure,
             params=params,
-            batched=batched,
+            batched=frozenset(batched),
         )

@@ -42,10 +42,10 @@ class Lowering:
 
     def __init__(self, original: SmoothProgram) -> None:
         self.original = original
-        lowerable = _lowerable(original.regularizers, original.sets)
-        terms = original.regularizers if lowerable else ()
-        self._terms = [atom.absolute_terms(original.n) for atom in terms]
-        self.program = original if not self._terms else self._lower()
+        self._terms: list[tuple[Tensor, Tensor]] = []
+        if original.regularizers and _lowerable(original.regularizers, original.sets):
+            self._terms = [atom.absolute_terms(original.n) for atom in original.regularizers]
+        self.program = self._lower() if self._terms else original
 
     def complete(self, x: Tensor) -> Tensor:
         """Return (x, |Dx|) for points x, (B, n) -> (B, n + k); complete points are returned as is."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .structure import ProgramStructure
 
 
+_ROLES = ("objective", "equality", "inequality")
+
+
 class SmoothProgram:
     """minimise f(x)  s.t.  h(x) = 0,  g(x) <= 0,  lower <= x <= upper, for B samples.
 
@@ -41,6 +44,7 @@ class SmoothProgram:
         sets: The constraint atoms, bound; their rows are part of ``data`` already.
         regularizers: Nonsmooth terms of the objective, bound; not part of ``objective``.
         function_rows: Numbers of equality and inequality rows that functions contribute.
+        functions: The parts that are not quadratic data, by role: objective, equality, inequality.
     """
 
     def __init__(
@@ -76,8 +80,11 @@ class SmoothProgram:
         self.lower, self.upper = data.lower, data.upper
         self.n_equality = data.n_equality + function_rows[0]
         self.n_inequality = data.n_linear + data.n_quadratic + function_rows[1]
-        smooth = objective is not None or equality is not None or inequality is not None
-        self.quadratic = None if smooth or regularizers else data
+        self.functions: dict[str, BatchedFunction] = {}
+        for role, function in zip(_ROLES, (objective, equality, inequality), strict=True):
+            if function is not None:
+                self.functions[role] = function
+        self.quadratic = None if self.functions or regularizers else data
 
     @property
     def quadratic_objective(self) -> bool:
@@ -85,7 +92,8 @@ class SmoothProgram:
         return self._objective is None
 
     @cached_property
-    def _like(self) -> Tensor:
+    def like(self) -> Tensor:
+        """Some tensor of the program's dtype and device."""
         for _, value in self.data.items():
             return value if isinstance(value, Tensor) else value.values
         for param in self.params.values():
@@ -94,11 +102,11 @@ class SmoothProgram:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._like.dtype
+        return self.like.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._like.device
+        return self.like.device
 
     def sample(self, index: int) -> SmoothProgram:
         """Return the program of one sample, as a batch of 1, for solvers that know one at a time.
@@ -128,11 +136,24 @@ class SmoothProgram:
 
     def detached(self) -> SmoothProgram:
         """Return the program with the same numbers, cut off from the graph."""
+        data = self.data.detached()
+        if not (self.functions or self._asserted or self.sets or self.regularizers):
+            params: dict[str, Tensor] = {}
+            for name, value in self.params.items():
+                params[name] = value.detach()
+            return SmoothProgram(
+                data,
+                batch=self.batch,
+                structure=self.structure,
+                params=params,
+                batched=self.batched,
+            )
         return self._replaced(
+            data,
             lambda value, _: value.detach(),
             batch=self.batch,
-            sets=tuple(atom.detached() for atom in self.sets),
-            regularizers=tuple(atom.detached() for atom in self.regularizers),
+            sets=tuple([atom.detached() for atom in self.sets]),
+            regularizers=tuple([atom.detached() for atom in self.regularizers]),
         )
 
     def _converted(self, convert: Callable[[Tensor, bool], Tensor], *, batch: int) -> SmoothProgram:
@@ -144,10 +165,11 @@ class SmoothProgram:
                 f"SmoothProgram: {', '.join(left)} cannot be expressed by rows of the data, and so "
                 f"not for one sample alone. Work on the whole batch, or lower the program first."
             )
-        return self._replaced(convert, batch=batch)
+        return self._replaced(_converted_data(self.data, convert), convert, batch=batch)
 
     def _replaced(
         self,
+        data: QuadraticData,
         convert: Callable[[Tensor, bool], Tensor],
         *,
         batch: int,
@@ -157,7 +179,7 @@ class SmoothProgram:
         functions = {role: f.converted(convert) for role, f in self.functions.items()}
         asserted = {k: (f.converted(convert), rows) for k, (f, rows) in self._asserted.items()}
         return SmoothProgram(
-            _converted_data(self.data, convert),
+            data,
             batch=batch,
             structure=self.structure,
             params={name: convert(v, name in self.batched) for name, v in self.params.items()},
@@ -287,16 +309,6 @@ class SmoothProgram:
     def hessian_is_constant(self) -> bool:
         """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
         return self.quadratic is not None and not self.data.n_quadratic
-
-    @property
-    def functions(self) -> Mapping[str, BatchedFunction]:
-        """The parts that are not quadratic data, by role."""
-        parts = {
-            "objective": self._objective,
-            "equality": self._equality,
-            "inequality": self._inequality,
-        }
-        return {role: function for role, function in parts.items() if function is not None}
 
     def asserted_mismatch(self, x: Tensor, rtol: float = 1e-6) -> str | None:
         """Compare asserted quadratic data with the functions they stand for, at points x (B, n).

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ class QuadraticData:
 
     Each field is shared by the batch ((n,), (m, n), …) or has a leading batch dimension. P is
     symmetric. A missing field is None. ±inf in h, lower, upper means absent.
+
+    Attributes:
+        n_equality, n_linear, n_quadratic: Rows of A, of G, and quadratic ones.
     """
 
     n: int
@@ -35,26 +39,33 @@ class QuadraticData:
     quadratic_P: Tensor | None = None
     quadratic_q: Tensor | None = None
     quadratic_r: Tensor | None = None
+    n_equality: int = field(init=False, repr=False)
+    n_linear: int = field(init=False, repr=False)
+    n_quadratic: int = field(init=False, repr=False)
 
-    @property
-    def n_equality(self) -> int:
-        return 0 if self.A is None else int(self.A.shape[-2])
+    def __post_init__(self) -> None:
+        counts = {
+            "n_equality": 0 if self.A is None else int(self.A.shape[-2]),
+            "n_linear": 0 if self.G is None else int(self.G.shape[-2]),
+            "n_quadratic": 0 if self.quadratic_r is None else int(self.quadratic_r.shape[-1]),
+        }
+        vars(self).update(counts)  # the class is frozen, and these follow from its fields
 
-    @property
-    def n_linear(self) -> int:
-        """Rows of G."""
-        return 0 if self.G is None else int(self.G.shape[-2])
-
-    @property
-    def n_quadratic(self) -> int:
-        return 0 if self.quadratic_r is None else int(self.quadratic_r.shape[-1])
-
-    def items(self) -> Iterator[tuple[str, Matrix]]:
-        """Yield the fields that are present, with their names."""
+    def items(self) -> list[tuple[str, Matrix]]:
+        """Return the fields that are present, with their names."""
+        found: list[tuple[str, Matrix]] = []
         for name in DATA_FIELDS:
             value = getattr(self, name)
             if value is not None:
-                yield name, value
+                found.append((name, value))
+        return found
+
+    def detached(self) -> QuadraticData:
+        """Return the same numbers, cut off from the graph."""
+        found: dict[str, Any] = {}
+        for name, value in self.items():
+            found[name] = value.detach()
+        return QuadraticData(self.n, **found)
 
     def objective(self, x: Tensor) -> Tensor:
         """Return ½ xᵀPx + qᵀx. Shapes (B, n) -> (B,)."""
@@ -87,13 +98,18 @@ class QuadraticData:
         return torch.einsum(pattern, self.quadratic_P, x) + self.quadratic_q
 
 
-DATA_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(QuadraticData) if f.name != "n")
+DATA_FIELDS: tuple[str, ...] = tuple(
+    f.name for f in fields(QuadraticData) if f.init and f.name != "n"
+)
 
-
-_ROWS = {
-    "A": 2, "b": 1, "G": 2, "h": 1, "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
+SAMPLE_DIMS = {
+    "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
+    "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
 }  # fmt: skip
-"""Fields that stack, with the number of dimensions of one sample's value."""
+"""Dimensions of one sample's value of each field."""
+
+_ROWS = ("A", "b", "G", "h", "quadratic_P", "quadratic_q", "quadratic_r")
+"""Fields that stack."""
 
 
 def merge_data(n: int, parts: Sequence[QuadraticData]) -> QuadraticData:
@@ -103,29 +119,21 @@ def merge_data(n: int, parts: Sequence[QuadraticData]) -> QuadraticData:
     bound holds, and receives the gradient.
     """
     merged: dict[str, Tensor] = {}
-    for field in ("P", "q"):
+    for name in ("P", "q"):
         for part in parts:
-            value = getattr(part, field)
+            value = getattr(part, name)
             if value is not None:
-                merged[field] = value
-    for field, dims in _ROWS.items():
-        blocks = [to_dense(v) for part in parts if (v := getattr(part, field)) is not None]
+                merged[name] = value
+    for name in _ROWS:
+        dims = SAMPLE_DIMS[name]
+        blocks = [to_dense(v) for part in parts if (v := getattr(part, name)) is not None]
         if blocks:
-            merged[field] = concatenate(blocks, dim=-dims, sample_dims=dims)
-    for field, tighter in (("lower", torch.gt), ("upper", torch.lt)):
+            merged[name] = concatenate(blocks, dim=-dims, sample_dims=dims)
+    for name, tighter in (("lower", torch.gt), ("upper", torch.lt)):
         for part in parts:
-            value = getattr(part, field)
+            value = getattr(part, name)
             if value is None:
                 continue
-            held = merged.get(field)
-            merged[field] = (
-                value if held is None else torch.where(tighter(value, held), value, held)
-            )
+            held = merged.get(name)
+            merged[name] = value if held is None else torch.where(tighter(value, held), value, held)
     return QuadraticData(n=n, **merged)
-
-
-SAMPLE_DIMS = {
-    "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,
-    "quadratic_P": 3, "quadratic_q": 2, "quadratic_r": 1,
-}  # fmt: skip
-"""Dimensions of one sample's value of each field."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..program.program import SmoothProgram
 from ..solution import Duals, Solution, Status
@@ -122,10 +123,14 @@ def _stacked(values: Sequence[Floats | None], size: int) -> Floats:
 def solution_of(answer: BatchAnswer, program: SmoothProgram) -> Solution:
     """Return a batch's answer in the program's dtype and device; see :func:`collect_answers`."""
     names = ("x", "equality", "inequality", "lower", "upper")
-    arrays = {name: array for name in names if (array := getattr(answer, name)) is not None}
+    like = program.like
+    arrays: dict[str, Floats] = {}
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        array = getattr(answer, name)
+        if array is not None:
+            arrays[name], tensors[name] = array, torch.from_numpy(array).to(like)
     status, messages = _without_nonfinite(answer, arrays)
-    like = torch.empty(0, dtype=program.dtype, device=program.device)
-    tensors = {name: torch.from_numpy(array).to(like) for name, array in arrays.items()}
     primal = tensors.pop("x")
     return Solution(
         primal=primal,
@@ -142,7 +147,7 @@ def _without_nonfinite(
     """Return statuses and messages; NaN or inf under a good status make it NUMERICAL."""
     # A finite sum has finite terms, and takes less time than looking at each.
     with np.errstate(all="ignore"):
-        sound = all(np.isfinite(array.sum()) for array in arrays.values())
+        sound = np.isfinite(sum([array.sum() for array in arrays.values()]))
     if sound:
         return answer.status, answer.messages
     status, messages = list(answer.status), list(answer.messages)

@@ -77,7 +77,8 @@ def lift_fold(parts: Parts, rule: UpdateRule, call: Call, raw: Solution) -> Lift
     program = bound_call.program
     bound = rule.bind(program, parts.inner)
     with torch.no_grad():
-        raw = with_donor_rows(raw, call.verdicts)
+        if not call.verdicts.clean:
+            raw = with_donor_rows(raw, call.verdicts)
         state = bound.lift(raw).detach()
         if parts.polishes:
             state, raw = polished(parts, bound_call.lowering, bound, state, raw, call.verdicts)

@@ -143,9 +143,9 @@ def with_donor_rows(raw: Solution, verdicts: Verdicts) -> Solution:
 
 def masked(solution: Solution, verdicts: Verdicts, device: torch.device, filler: float) -> Solution:
     """Return the solution with failed samples set to the filler, cut off from autograd."""
-    solution = replace(solution, status=tuple(verdicts.status), messages=tuple(verdicts.messages))
     if verdicts.clean:
-        return solution
+        return replace(solution, messages=("",) * len(solution.status))
+    solution = replace(solution, status=verdicts.status, messages=verdicts.messages)
     failed = verdicts.mask(device)[:, None]
     duals = solution.duals
     if duals is not None:
@@ -181,7 +181,7 @@ def dead_solution(inputs: Inputs, n: int, verdicts: Verdicts, filler: float) -> 
         free_directions=unknown,
         unique_duals=torch.zeros_like(unknown, dtype=torch.bool),
     )
-    return Solution(primal, tuple(verdicts.status), messages=tuple(verdicts.messages), kkt=kkt)
+    return Solution(primal, verdicts.status, messages=verdicts.messages, kkt=kkt)
 
 
 def squeeze(solution: Solution) -> Solution:
