@@ -120,11 +120,14 @@ class UpdateRule(ABC):
 
     Attributes:
         api_version: See :class:`AdjointSolver`, likewise ``config_class``.
+        decides_active_set: Whether one step tells which constraints hold, where the solver's answer
+            is too rough to tell. The layer then takes the step's point where it is the better one.
     """
 
     api_version: ClassVar[int]
     config_class: ClassVar[type[PluginConfig]]
     config: PluginConfig
+    decides_active_set: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, config: PluginConfig) -> None:

@@ -1,6 +1,7 @@
 """The linear system of a solution: assembled, factored and solved here, and nowhere else."""
 
 from .confirmed import confirmed_step
+from .kinks import kinked
 from .solution_system import Held, SolutionSystem
 from .system import KKTSystem
 from .uniqueness import Ambiguity, ambiguities
@@ -12,4 +13,5 @@ __all__ = [
     "SolutionSystem",
     "ambiguities",
     "confirmed_step",
+    "kinked",
 ]

@@ -124,9 +124,9 @@ class PerSampleFactors:
 
 
 class SharedFactors:
-    """H and C are the batch's: one factor L, one Gram matrix, of which each sample takes its rows.
+    """H and C are the batch's: one factor, one Gram matrix CH⁻¹Cᵀ, of which each sample takes its rows.
 
-    The bounds are rows of the identity below C, so that L serves whatever is fixed.
+    The bounds are rows of the identity below C, so that the factor of H serves whatever is fixed.
 
     Attributes:
         pivots: As of :class:`GroupFactors`. Shape (B,).
@@ -134,31 +134,34 @@ class SharedFactors:
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-        n = operator.n
-        rows = operator.rows
-        active = operator.active
+        rows, active = operator.rows, operator.active
         if operator.fixed is not None:
-            eye = torch.eye(n, dtype=rows.dtype, device=rows.device)
+            eye = torch.eye(operator.n, dtype=rows.dtype, device=rows.device)
             rows = torch.cat([rows, eye])
             active = torch.cat([active, operator.fixed], -1)
-        self._root, pivots = _cholesky(operator.hessian)
-        self._v = torch.linalg.solve_triangular(self._root, rows.mT, upper=False)  # (n, k)
+        self._h: Tensor | None = None
+        if operator.diagonal:
+            positive = operator.hessian > 0
+            self._h = torch.where(positive, operator.hessian, 1.0)
+            self._left, self._right = rows, (rows / self._h).mT
+            pivots = positive.all().to(rows.dtype)
+        else:
+            self._root, pivots = _cholesky(operator.hessian)
+            self._right = torch.linalg.solve_triangular(self._root, rows.mT, upper=False)
+            self._left = self._right.mT
         self.pivots = pivots.expand(operator.batch)
         self._groups: list[tuple[Group, Tensor]] = []
         if not rows.shape[0]:
             return
-        gram = self._v.mT @ self._v
-        self.pivots = operator.rows.new_empty(operator.batch)
+        gram = self._left @ self._right
+        if operator.all_active:
+            factor, more = _cholesky(gram)
+            self.pivots = torch.minimum(more, pivots).expand(operator.batch)
+            self._groups = [(Group(None, None, None, None, None), factor)]
+            return
+        self.pivots = rows.new_empty(operator.batch)
         for group in groups_of(None, active):
-            where, there = group.rows, group.rows_there
-            if where is None:
-                schur = gram.expand(group.take(active).shape[0], -1, -1)
-            else:
-                schur = gram[where.unsqueeze(-1), where.unsqueeze(-2)]
-            if there is not None:
-                schur = schur * (there.unsqueeze(-1) & there.unsqueeze(-2))
-                schur.diagonal(dim1=-2, dim2=-1).add_(~there)
-            factor, more = _cholesky(schur)
+            factor, more = _cholesky(_gathered_gram(gram, group, active))
             self._groups.append((group, factor))
             group.put(self.pivots, torch.minimum(more, pivots))
 
@@ -167,26 +170,50 @@ class SharedFactors:
         operator = self._operator
         r_x, r_c, r_b = operator.split(right)
         k = operator.k
-        t = torch.linalg.solve_triangular(self._root, r_x.mT, upper=False)  # (n, B)
+        t = r_x / self._h if self._h is not None else self._triangular(r_x, upper=False)
         w = r_c
         if self._groups:
             r_all = r_c if r_b is None else torch.cat([r_c, r_b], -1)
-            side = (self._v.mT @ t).mT - r_all
-            w = torch.zeros_like(r_all)
-            for group, factor in self._groups:
-                part = group.take(side)
-                part = part if group.rows is None else part.gather(-1, group.rows)
-                if group.rows_there is not None:
-                    part = part * group.rows_there
-                found = torch.cholesky_solve(part.unsqueeze(-1), factor).squeeze(-1)
-                group.put(w, _scattered(found, group.rows, group.take(w)))
-            t = t - self._v @ w.mT
-        x = torch.linalg.solve_triangular(self._root.mT, t, upper=True).mT
+            w = self._multipliers(t @ self._left.mT - r_all)
+            t = t - w @ self._right.mT
+        x = t if self._h is not None else self._triangular(t, upper=True)
         w_c = torch.where(operator.active, w[:, :k], r_c)
         if operator.fixed is None or r_b is None:
             return operator.join(x, w_c, None)
         x = torch.where(operator.fixed, r_b, x)
         return operator.join(x, w_c, torch.where(operator.fixed, w[:, k:], r_b))
+
+    def _triangular(self, right: Tensor, *, upper: bool) -> Tensor:
+        root = self._root.mT if upper else self._root
+        found: Tensor = torch.linalg.solve_triangular(root, right.mT, upper=upper)
+        return found.mT
+
+    def _multipliers(self, side: Tensor) -> Tensor:
+        """Solve the Schur systems, 0 where a row is not active. Shapes (B, k) -> (B, k)."""
+        if self._operator.all_active:
+            return torch.cholesky_solve(side.mT, self._groups[0][1]).mT
+        w = torch.zeros_like(side)
+        for group, factor in self._groups:
+            part = group.take(side)
+            part = part if group.rows is None else part.gather(-1, group.rows)
+            if group.rows_there is not None:
+                part = part * group.rows_there
+            found = torch.cholesky_solve(part.unsqueeze(-1), factor).squeeze(-1)
+            group.put(w, _scattered(found, group.rows, group.take(w)))
+        return w
+
+
+def _gathered_gram(gram: Tensor, group: Group, active: Tensor) -> Tensor:
+    """Return the Gram matrix of each sample's rows, the identity in the padding. (b, k', k')."""
+    where, there = group.rows, group.rows_there
+    if where is None:
+        schur = gram.expand(group.take(active).shape[0], -1, -1)
+    else:
+        schur = gram[where.unsqueeze(-1), where.unsqueeze(-2)]
+    if there is not None:
+        schur = schur * (there.unsqueeze(-1) & there.unsqueeze(-2))
+        schur.diagonal(dim1=-2, dim2=-1).add_(~there)
+    return schur
 
 
 def eliminate_fixed(

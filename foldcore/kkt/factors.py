@@ -34,7 +34,9 @@ class Factors:
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
-        shared = operator.shared and not operator.diagonal and _few_fixed(operator)
+        # A diagonal H is cheap on any free set, and the identity's rows would cost n² numbers.
+        few = operator.fixed is None if operator.diagonal else _few_fixed(operator)
+        shared = operator.shared and few
         self._direct = SharedFactors(operator) if shared else PerSampleFactors(operator)
         pivots = self._direct.pivots
         scale = (torch.finfo(pivots.dtype).eps / torch.finfo(torch.float64).eps) ** 0.5

@@ -24,6 +24,8 @@ class Operator:
         active: A. Shape (B, k), bool.
         fixed: F. Shape (B, n), bool; None where no variable is fixed, or has no bound.
         diagonal: Whether H is diagonal.
+        all_active: Whether the problem has no rows but equalities, and no bounds: A = I for every
+            sample that there could be.
     """
 
     hessian: Tensor
@@ -31,6 +33,7 @@ class Operator:
     active: Tensor
     fixed: Tensor | None
     diagonal: bool = False
+    all_active: bool = False
 
     @property
     def n(self) -> int:
@@ -96,4 +99,5 @@ class Operator:
             active=self.active[samples],
             fixed=None if self.fixed is None else self.fixed[samples],
             diagonal=self.diagonal,
+            all_active=self.all_active,
         )

@@ -87,6 +87,7 @@ class SolutionSystem:
             torch.cat([everywhere, held.rows], -1),
             held.lower | held.upper if self.bounded else None,
             diagonal=self._diagonal,
+            all_active=not self.bounded and not program.n_inequality,
             like=None if known is None or not known.held.same(held) else known.system,
         )
         self.right = self._right_hand_side(x)

@@ -17,7 +17,7 @@ class KKTSystem:
 
     Args:
         hessian, rows: H and C; they may carry gradients.
-        active, fixed, diagonal: As of :class:`Operator`.
+        active, fixed, diagonal, all_active: As of :class:`Operator`.
         like: A system with the same values, whose factors serve this one, too.
     """
 
@@ -29,10 +29,11 @@ class KKTSystem:
         fixed: Tensor | None = None,
         *,
         diagonal: bool = False,
+        all_active: bool = False,
         like: KKTSystem | None = None,
     ) -> None:
-        self.operator = Operator(hessian, rows, active, fixed, diagonal)
-        self._box: _Box = _Box(diagonal) if like is None else like._box
+        self.operator = Operator(hessian, rows, active, fixed, diagonal, all_active)
+        self._box: _Box = _Box(diagonal, all_active) if like is None else like._box
 
     @property
     def factors(self) -> Factors:
@@ -76,23 +77,27 @@ class KKTSystem:
 class _Box:
     """Factors that are made where the tensors are bare: under torch.func they are not before."""
 
-    def __init__(self, diagonal: bool) -> None:
-        self._diagonal = diagonal
+    def __init__(self, diagonal: bool, all_active: bool) -> None:
+        self._kind = (diagonal, all_active)
         self._factors: Factors | None = None
+
+    def operator(
+        self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
+    ) -> Operator:
+        return Operator(hessian, rows, active, fixed, *self._kind)
 
     def factors(
         self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
     ) -> Factors:
         if self._factors is None:
             with torch.no_grad():
-                self._factors = Factors(
-                    Operator(hessian.detach(), rows.detach(), active, fixed, self._diagonal)
-                )
+                bare = self.operator(hessian.detach(), rows.detach(), active, fixed)
+                self._factors = Factors(bare)
         return self._factors
 
-    @property
-    def diagonal(self) -> bool:
-        return self._diagonal
+    def empty(self) -> _Box:
+        """Return one of the same kind that holds no factors yet."""
+        return _Box(*self._kind)
 
 
 class _Solve(torch.autograd.Function):
@@ -122,7 +127,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         found, hessian, rows, active, fixed = ctx.saved_tensors
         _, wants_right, wants_start, wants_hessian, wants_rows, _, _ = ctx.needs_input_grad
-        operator = Operator(hessian, rows, active, fixed, ctx.box.diagonal)
+        operator = ctx.box.operator(hessian, rows, active, fixed)
         pulled = _Solve.apply(ctx.box, cotangent, None, hessian, rows, active, fixed)  # type: ignore[no-untyped-call]
         d_start = d_hessian = d_rows = None
         if wants_start:
@@ -151,7 +156,7 @@ class _Solve(torch.autograd.Function):
                 value if dim is None else value.select(dim, i)
                 for value, dim in zip(inputs[1:], in_dims[1:], strict=True)
             ]
-            found.append(_Solve.apply(box if same else _Box(box.diagonal), *one))  # type: ignore[no-untyped-call]
+            found.append(_Solve.apply(box if same else box.empty(), *one))  # type: ignore[no-untyped-call]
         return torch.stack(found), 0
 
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,29 +23,60 @@ from .verdicts import Verdicts
 _UNIQUE = 1e-6
 """Size of Ψᵀn, relative to that of a generic vector, up to which a null vector n has no effect."""
 
+_TELLS = 10.0
+"""A margin is decided above this times the residual: slack and multiplier may each be off by it."""
+
+
+def undecided(report: KKTReport) -> Tensor:
+    """Return the samples whose margin is below what their own residual can tell. Shape (B,), bool.
+
+    An interior-point answer leaves slacks and multipliers of the size of its residual: which of a pair
+    is zero at the solution it does not say.
+    """
+    rough = report.residual > 100 * torch.finfo(report.margin.dtype).eps
+    return rough & (report.margin <= _TELLS * report.residual)
+
 
 def check_complementarity(
-    report: KKTReport, verdicts: Verdicts, config: DegeneracyConfig, subject: str
+    report: KKTReport,
+    verdicts: Verdicts,
+    config: DegeneracyConfig,
+    subject: str,
+    kinks: Callable[[Tensor], dict[int, str]],
 ) -> None:
     """Act on samples whose strict-complementarity margin is too small for a unique gradient.
+
+    Args:
+        kinks: (tolerance per sample, below 0 for those not asked about) -> the samples that have a
+            kink, with the constraints that make it; see :func:`foldcore.kkt.kinked`.
 
     Raises:
         DegenerateError: If the policy is "raise" and a good sample is degenerate.
     """
-    floor = 100 * torch.finfo(report.margin.dtype).eps
-    weak = report.margin <= max(config.margin, floor)
+    floor = max(config.margin, 100 * torch.finfo(report.margin.dtype).eps)
+    doubtful = undecided(report)
+    weak = (report.margin <= floor) | doubtful
     if not bool(weak.any()):
         return
     weak = weak & ~verdicts.mask(report.margin.device)
-    samples = torch.nonzero(weak).flatten().tolist()
+    limit = torch.where(doubtful, (_TELLS * report.residual).clamp_min(floor), floor)
+    found = kinks(torch.where(weak, limit, -1.0)) if bool(weak.any()) else {}
+    samples = sorted(found)
     if not samples:
         return
     message = (
         f"{subject}: {len(samples)} samples ({name_samples(samples)}) are degenerate: an active "
-        f"constraint has no multiplier (margin {float(report.margin[weak].min()):.1e}), so the "
-        f"solution has a kink there"
+        f"constraint has no multiplier (margin {float(report.margin[samples].min()):.1e}; sample "
+        f"{samples[0]}: {found[samples[0]]}), so the solution has a kink there"
     )
-    advice = "Smooth the problem, or set degeneracy.policy: one_sided."
+    if bool(doubtful[samples].any()):
+        message += (
+            f", or its residual of {float(report.residual[samples].max()):.1e} is too large to tell"
+        )
+    advice = (
+        "Smooth the problem, set fixed_point.polish or tighten the solver's tolerances where the "
+        "answer is inexact, or set degeneracy.policy: one_sided."
+    )
     act(
         config.policy,
         samples,

@@ -41,6 +41,7 @@ class NewtonRule(UpdateRule):
 
     api_version = 1
     config_class = NewtonConfig
+    decides_active_set = True
 
     def __init__(self, config: NewtonConfig) -> None:
         self.config: NewtonConfig = config
