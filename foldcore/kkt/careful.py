@@ -40,8 +40,8 @@ class CarefulFactors:
         nullity: Dimension of K's null space. Shape (B,), int64.
         nonconvex: Whether H has a negative or, beyond what K's null space holds, zero curvature on
             the null space of the active rows. Shape (B,), bool.
-        null_vectors: A basis of K's null space in the unknowns of the operator, zero columns beyond
-            it. Shape (B, size, r), r the largest nullity.
+        null_vectors: An orthonormal basis of K's null space in the unknowns of the operator, zero
+            columns beyond it. Shape (B, size, r), r the largest nullity.
     """
 
     def __init__(self, operator: Operator) -> None:
@@ -58,8 +58,13 @@ class CarefulFactors:
         self.null_vectors = self._null_vectors()
 
     def solve(self, right: Tensor) -> Tensor:
-        """Return K⁺r, in the scaled norm. Shapes (B, size) -> (B, size)."""
-        return eliminate_fixed(self._operator, right, self._solve_free)
+        """Return the solution of least norm, of all unknowns together. (B, size) -> (B, size)."""
+        found = eliminate_fixed(self._operator, right, self._solve_free)
+        if not self.null_vectors.shape[-1]:
+            return found
+        # The factors' own solution is of least norm on the scaled rows: another one for other units.
+        part = torch.bmm(self.null_vectors.mT, found.unsqueeze(-1))
+        return found - torch.bmm(self.null_vectors, part).squeeze(-1)
 
     def _solve_free(self, r_x: Tensor, r_c: Tensor) -> tuple[Tensor, Tensor]:
         x, w = torch.zeros_like(r_x), torch.zeros_like(r_c)
@@ -89,7 +94,10 @@ class CarefulFactors:
                 force = operator.product(operator.join(x, w, torch.zeros_like(x)))[:, : operator.n]
                 tail = torch.where(operator.fixed, -force, 0.0)
             basis[:, :, j] = operator.join(x, w, tail)
-        return basis
+        # Zero columns come last; QR puts something there that is no null vector.
+        orthonormal, _ = torch.linalg.qr(basis)
+        held = torch.arange(width, device=basis.device) < self.nullity.unsqueeze(-1)
+        return torch.where(held.unsqueeze(-2), orthonormal, 0.0)
 
 
 class _CarefulGroup:
