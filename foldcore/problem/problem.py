@@ -24,6 +24,7 @@ from ..solution import Duals
 from .declaration import Bound, Declaration
 from .parametric import ParametricProblem, integer_columns
 from .recognition.extraction import Extracted, constant_values, extract
+from .recognition.separable import is_separable
 from .recognition.trace import NotPolynomial
 
 Function = Callable[..., Tensor]
@@ -163,6 +164,8 @@ class Problem(ParametricProblem):
             problem_class=ProblemClass.NLP if smooth else _classify(base, data, known),
             convex=known,
             smooth_objective="objective" in smooth,
+            separable_objective="objective" in smooth
+            and is_separable(self._functions["objective"], self._n, example),
             smooth_constraints=bool(smooth - {"objective"}),
             reason=reason,
             sets=tuple(type(atom).__name__ for atom in self._sets),

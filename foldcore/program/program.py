@@ -207,11 +207,23 @@ class SmoothProgram:
 
     def hessian(self, x: Tensor) -> Tensor:
         """Return ∇²f. Shape (n, n) where shared by the batch, else (B, n, n)."""
+        diagonal = self.hessian_diagonal(x)
+        if diagonal is not None:
+            return torch.diag_embed(diagonal)
         if self._objective is not None:
             return self._objective.hessian(x)
         if self.data.P is None:
             return x.new_zeros(self.n, self.n)
         return to_dense(self.data.P)
+
+    def hessian_diagonal(self, x: Tensor) -> Tensor | None:
+        """Return the diagonal of ∇²f, (B, n), where the objective is a proven sum over variables.
+
+        None where it is not. One product with ∇²f gives it: H·(1, …, 1).
+        """
+        if self._objective is None or not self.structure.separable_objective:
+            return None
+        return self._objective.hessian_product(x, torch.ones_like(x))
 
     def hessian_product(self, x: Tensor, tangent: Tensor) -> Tensor:
         """Return ∇²f·t. Shapes (B, n), (B, n) -> (B, n)."""

@@ -41,6 +41,8 @@ class ProgramStructure:
         template: The quadratic data with constants in place and a Param for what varies; holds
             the recognised parts only (P and q are None where the objective is not quadratic).
         smooth_objective: Whether the objective is a function that was not recognised as quadratic.
+        separable_objective: Whether that function is proven a sum of functions of single variables, so
+            that its Hessian is diagonal.
         smooth_constraints: Whether some constraints are functions that were not recognised.
         reason: Why parts were not recognised; empty if all were.
         sets: Class names of the constraint atoms, in order; see ``SmoothProgram.sets``.
@@ -61,6 +63,7 @@ class ProgramStructure:
     convex: bool | None
     template: QuadraticTemplate
     smooth_objective: bool = False
+    separable_objective: bool = False
     smooth_constraints: bool = False
     reason: str = ""
     sets: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .degrees import Parts, RefusalError, Traced, leaves, subject, touches_x, union
-from .operations import RULES, Call, named, operation_key, operation_name
+from .operations import RULES, Call, Rule, named, operation_key, operation_name
 
 LEAK = "hides from the trace how a tensor depends on x or a parameter"
 
@@ -57,13 +57,18 @@ _WRITES = _names(
 class Tracer(TorchFunctionMode):
     """Sees every torch operation of the function, whether it touches traced tensors or not.
 
+    Args:
+        device: Of x, as the function shall see it.
+        rules: What each operation on x does to the parts of its operands; others are refused.
+
     Attributes:
         refusal: The first reason against a proof. It is kept because the function may catch the
             exception that carried it and go on along another path.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, rules: Mapping[Any, Rule] = RULES) -> None:
         super().__init__()
+        self._rules = rules
         self.refusal: str | None = None
         self._device = device
         self._created: list[Tensor] = []
@@ -113,8 +118,21 @@ class Tracer(TorchFunctionMode):
         _check_context(traced)
         if name in _CUTS:
             raise RefusalError(f"cuts the gradient of {subject(traced)} ({name})")
-        parts = _parts_after(key, name, args, kwargs, traced)
+        parts = self._parts_after(key, name, args, kwargs, traced)
         return _wrap(_run_traced(func, key, name, args, kwargs), parts, name)
+
+    def _parts_after(
+        self, key: Any, name: str, args: Any, kwargs: Any, traced: list[Traced]
+    ) -> Parts:
+        seen = union(*(tensor.parts for tensor in traced))
+        if not touches_x(seen):
+            return seen
+        if key not in self._rules:
+            raise RefusalError(f"applies {name} to x")
+        call = Call(name, args, kwargs)
+        parts = self._rules[key](call)
+        call.check_finished()
+        return parts
 
     def _run_plain(
         self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, found: list[Any]
@@ -152,18 +170,6 @@ def _check_context(traced: list[Traced]) -> None:
         raise RefusalError(f"cuts the gradient of {subject(traced)} (no_grad)")
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise RefusalError(f"computes with {subject(traced)} under autocast")
-
-
-def _parts_after(key: Any, name: str, args: Any, kwargs: Any, traced: list[Traced]) -> Parts:
-    seen = union(*(tensor.parts for tensor in traced))
-    if not touches_x(seen):
-        return seen
-    if key not in RULES:
-        raise RefusalError(f"applies {name} to x")
-    call = Call(name, args, kwargs)
-    parts = RULES[key](call)
-    call.check_finished()
-    return parts
 
 
 def _run_traced(func: Callable[..., Any], key: Any, name: str, args: Any, kwargs: Any) -> Any:
