@@ -69,8 +69,9 @@ def test_a_call_makes_few_calls_of_our_own() -> None:
         x = layer(q=q)
     with counted_calls() as backward:
         x.backward(torch.ones_like(x))
-    assert len(forward) <= 170, forward
-    assert len(backward) <= 20, backward
+    # About 65 and 35 of them are the KKT engine's: a system, its factors, a solve, the active set.
+    assert len(forward) <= 215, forward
+    assert len(backward) <= 60, backward
     assert len(forward) > 20  # the counter counts
 
 

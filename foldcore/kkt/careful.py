@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..numerics.products import rmatvec
 from .direct import eliminate_fixed, gathered_hessian, gathered_rows
 from .equilibrate import equilibrate
 from .grouping import Group, groups_of
@@ -89,11 +90,11 @@ class CarefulFactors:
                 found = factors.unpack(*factors.null(j), group.take(zero_x), group.take(zero_c))
                 group.put(x, found[0])
                 group.put(w, found[1])
-            tail = None
+            parts = [x, w]
             if operator.fixed is not None:
-                force = operator.product(operator.join(x, w, torch.zeros_like(x)))[:, : operator.n]
-                tail = torch.where(operator.fixed, -force, 0.0)
-            basis[:, :, j] = operator.join(x, w, tail)
+                force = operator.curve(x) + rmatvec(operator.rows, w)
+                parts.append(torch.where(operator.fixed, -force, 0.0))
+            basis[:, :, j] = torch.cat(parts, -1)
         # Zero columns come last; QR puts something there that is no null vector.
         orthonormal, _ = torch.linalg.qr(basis)
         held = torch.arange(width, device=basis.device) < self.nullity.unsqueeze(-1)

@@ -53,7 +53,10 @@ def confirmed_step(
     system = SolutionSystem(program, x, duals, held, factors_of=known)
     found = system.solve(x, duals)
     with torch.no_grad():
-        best = _confirmed(_Trial(system, x, found), x, duals)
+        first = _Trial(system, x, found)
+        if first.settled:
+            return system, found
+        best = _confirmed(first, x, duals)
         held = best.with_implied()
     if best.system is system and held is best.held:
         return system, found
@@ -66,7 +69,11 @@ def _confirmed(best: _Trial, x: Tensor, duals: Duals) -> _Trial:
 
     def trial_of(held: Held) -> _Trial:
         system = SolutionSystem(best.system.program, x, duals, held, like=best.system)
-        return _Trial(system, x, system.solve(x, duals))
+        trial = _Trial(system, x, system.solve(x, duals))
+        trial.measure()
+        return trial
+
+    best.measure()
 
     for _ in range(_EXCHANGES):
         wrong = best.worst > _ROUNDING * torch.finfo(x.dtype).eps
@@ -82,109 +89,111 @@ def _confirmed(best: _Trial, x: Tensor, duals: Duals) -> _Trial:
 
 
 class _Trial:
-    """A step and how far its point is from satisfying what is not held, relative to rounding.
+    """A step, and what its point says about the constraints that are held and those that are not.
 
     Attributes:
-        worst: Largest violated slack or multiplier, each relative to the terms that make it up.
-            Shape (B,).
+        system, held: Of the step.
+        settled: Whether no sample has a negative multiplier, nor a slack that is none.
+        worst: Largest violated slack or multiplier, each relative to the terms that make it up;
+            after :meth:`measure`. Shape (B,).
     """
 
     def __init__(self, system: SolutionSystem, x: Tensor, found: Tensor) -> None:
         self.system, self.held = system, system.held
-        self._program = program = system.program
-        new, moved = system.unpack(found.detach())
-        slack, size = _slacks(system, x, new)
-        self._slacks, self._sizes = slack, size
-        pull = system.system.operator.magnitude(found)
-        pull = pull.maximum(system.right[:, : program.n].abs().amax(-1))
+        self._program, self._found = system.program, found.detach()
+        self._floor = _ROUNDING * torch.finfo(x.dtype).eps
+        new, moved = system.unpack(self._found)
+        self._slacks, self._sizes, self._norms = _slacks(system, x, new)
+        self._forces = {"rows": moved.inequality, "lower": moved.lower, "upper": moved.upper}
+        doubts = []
+        for name, slack in self._slacks.items():
+            held = getattr(self.held, name)
+            free = slack > self._floor * self._sizes[name]
+            doubts.append(~torch.where(held, self._forces[name] >= 0, free))
+        self.settled = not bool(torch.cat(doubts, -1).any()) if doubts else True
+
+    def measure(self) -> None:
+        """Measure the violations."""
+        program, operator = self._program, self.system.system.operator
+        n = program.n
+        pull = operator.magnitude(self._found)
+        pull = pull.maximum(self.system.right[:, :n].detach().abs().amax(-1))
         pull = _or_one(pull).unsqueeze(-1)
-        steep = system.system.operator.rows[..., program.n_equality :, :].abs().amax(-1)
-        self._gaps = {"rows": _gap(self.held.rows, slack["rows"] / size["rows"],
-                                   moved.inequality * steep / pull)}  # fmt: skip
-        pinned = _pinned(program)
-        for side, force in (("lower", moved.lower), ("upper", moved.upper)):
-            if side not in slack:
-                self._gaps[side] = torch.zeros_like(x)
-                continue
-            gap = _gap(getattr(self.held, side), slack[side] / size[side],
-                       force / pull)  # fmt: skip
-            self._gaps[side] = gap if pinned is None else torch.where(pinned, 0.0, gap)
-        worst = torch.cat(list(self._gaps.values()), -1)
-        self.worst = worst.amax(-1) if worst.shape[-1] else x.new_zeros(x.shape[0])
+        pinned = None
+        if program.lower is not None and program.upper is not None:
+            pinned = program.lower == program.upper
+        self._gaps = {}
+        for name, slack in self._slacks.items():
+            force = self._forces[name] / pull
+            force = force * self._norms if name == "rows" else force
+            gap = torch.where(getattr(self.held, name), -force, -slack / self._sizes[name])
+            gap = gap.clamp(min=0)
+            if pinned is not None and name != "rows":
+                gap = torch.where(pinned, 0.0, gap)
+            self._gaps[name] = gap
+        worst = torch.cat(list(self._gaps.values()), -1).amax(-1)
         # NaN is worse than everything.
-        self.worst = torch.where(self.worst.isnan(), torch.inf, self.worst)
+        self.worst = torch.where(worst.isnan(), torch.inf, worst)
 
     def exchanged(self, wrong: Tensor) -> Held:
         """Return the active set with the violated rows and bounds of wrong samples exchanged."""
-        floor = _ROUNDING * torch.finfo(self.worst.dtype).eps
-        swap = {k: (v > floor) & wrong.unsqueeze(-1) for k, v in self._gaps.items()}
-        lower = self.held.lower ^ swap["lower"]
-        upper = self.held.upper ^ swap["upper"]
-        both = lower & upper
+        held = self.held
+        masks = {"rows": held.rows, "lower": held.lower, "upper": held.upper}
+        for name, gap in self._gaps.items():
+            masks[name] = masks[name] ^ ((gap > self._floor) & wrong.unsqueeze(-1))
+        both = masks["lower"] & masks["upper"]
         # A variable that leaves one bound for the other ends at the one that it breaks.
-        lower = lower & ~(both & self.held.lower)
-        upper = upper & ~(both & self.held.upper)
-        return Held(self.held.rows ^ swap["rows"], lower, upper & ~lower)
+        lower = masks["lower"] & ~(both & held.lower)
+        return Held(masks["rows"], lower, masks["upper"] & ~lower)
 
     def with_implied(self) -> Held:
         """Return the active set with the rows and bounds that it implies; itself where there are none."""
-        floor = _ROUNDING * torch.finfo(self.worst.dtype).eps
+        held = self.held
         near = {
-            name: (slack.abs() <= floor * self._sizes[name]) & ~getattr(self.held, name)
+            name: (slack.abs() <= self._floor * self._sizes[name]) & ~getattr(held, name)
             for name, slack in self._slacks.items()
         }
-        if not any(bool(mask.any()) for mask in near.values()):
-            return self.held
-        fixed = self.held.lower | self.held.upper
+        fixed = held.lower | held.upper
         none = torch.zeros_like(fixed)
         low, high = near.get("lower", none) & ~fixed, near.get("upper", none) & ~fixed
-        candidates = torch.cat(
-            [near["rows"].new_zeros(near["rows"].shape[0], self._program.n_equality), near["rows"]],
-            -1,
-        )
-        operator = self.system.system.operator
-        rows, bounds = dependent(operator, candidates, low | high)
-        rows = rows[:, self._program.n_equality :]
+        p = self._program.n_equality
+        candidates = near.get("rows", held.rows & False)
+        candidates = torch.cat([candidates.new_zeros(candidates.shape[0], p), candidates], -1)
+        rows, bounds = dependent(self.system.system.operator, candidates, low | high)
+        rows = rows[:, p:]
         if not bool(rows.any()) and not bool(bounds.any()):
-            return self.held
-        lower = self.held.lower | (bounds & low)
-        return Held(self.held.rows | rows, lower, (self.held.upper | (bounds & high)) & ~lower)
-
-
-def _gap(held: Tensor, slack: Tensor, force: Tensor) -> Tensor:
-    return torch.where(held, -force, -slack).clamp(min=0)
-
-
-def _pinned(program: SmoothProgram) -> Tensor | None:
-    if program.lower is None or program.upper is None:
-        return None
-    return program.lower == program.upper
+            return held
+        lower = held.lower | (bounds & low)
+        return Held(held.rows | rows, lower, (held.upper | (bounds & high)) & ~lower)
 
 
 def _slacks(
     system: SolutionSystem, x: Tensor, new: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return slacks of the linearised rows and of the bounds at a new point, and their terms' sizes."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Return slacks at a new point, the sizes of their terms, and the lengths of the rows.
+
+    Rows are linearised at x. Absent rows and bounds have infinite slack.
+    """
     program, operator = system.program, system.system.operator
     slack: dict[str, Tensor] = {}
     size: dict[str, Tensor] = {}
-    p = program.n_equality
-    rows = operator.rows[..., p:, :]
-    product = bound = terms = new[:, :0]
-    if rows.shape[-2]:
-        product, terms = matvec(rows, new), matvec(rows.abs(), new.abs())
+    norms = x[:, :0]
+    if program.n_inequality:
+        rows = operator.rows[..., program.n_equality :, :]
         h = program.data.h if program.hessian_is_constant else None
-        bound = matvec(rows, x) - program.inequality(x) if h is None else h.expand_as(product)
-    absent = torch.isinf(bound)
-    slack["rows"] = torch.where(absent, torch.inf, bound - product)
-    size["rows"] = _or_one(terms + torch.where(absent, 0.0, bound.abs()))
-    for name, values, sign in (("lower", program.lower, 1.0), ("upper", program.upper, -1.0)):
+        bound = matvec(rows, x) - program.inequality(x) if h is None else h
+        norms = torch.linalg.vector_norm(rows, dim=-1)
+        slack["rows"] = bound - matvec(rows, new)
+        # The terms of the product are at most the product of the lengths.
+        terms = norms * torch.linalg.vector_norm(new, dim=-1, keepdim=True)
+        size["rows"] = _or_one(terms + torch.where(bound.isinf(), 0.0, bound.abs()))
+    largest = new.abs().amax(-1, keepdim=True) if system.bounded else new
+    for name, values in (("lower", program.lower), ("upper", program.upper)):
         if values is not None:
-            slack[name] = torch.where(torch.isinf(values), torch.inf, sign * (new - values))
-            finite = torch.where(torch.isinf(values), 0.0, values.abs())
+            slack[name] = new - values if name == "lower" else values - new
             # x itself is as exact as the largest of its neighbours makes it.
-            size[name] = _or_one(finite + new.abs().amax(-1, keepdim=True))
-    return slack, size
+            size[name] = _or_one(largest + torch.where(values.isinf(), 0.0, values.abs()))
+    return slack, size, norms
 
 
 def _or_one(size: Tensor) -> Tensor:

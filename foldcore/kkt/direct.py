@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..numerics.products import matvec, rmatvec
 from .grouping import Group, groups_of
 from .operator import Operator
 
@@ -179,9 +180,9 @@ class SharedFactors:
         x = t if self._h is not None else self._triangular(t, upper=True)
         w_c = torch.where(operator.active, w[:, :k], r_c)
         if operator.fixed is None or r_b is None:
-            return operator.join(x, w_c, None)
+            return torch.cat([x, w_c], -1)
         x = torch.where(operator.fixed, r_b, x)
-        return operator.join(x, w_c, torch.where(operator.fixed, w[:, k:], r_b))
+        return torch.cat([x, w_c, torch.where(operator.fixed, w[:, k:], r_b)], -1)
 
     def _triangular(self, right: Tensor, *, upper: bool) -> Tensor:
         root = self._root.mT if upper else self._root
@@ -223,28 +224,25 @@ def eliminate_fixed(
 ) -> Tensor:
     """Return K⁻¹r by a solve for the free variables and active rows alone."""
     r_x, r_c, r_b = operator.split(right)
-    a, b = r_x, r_c
-    pinned = None
-    if operator.fixed is not None and r_b is not None:
-        pinned = torch.where(operator.fixed, r_b, 0.0)
-        product = operator.product(
-            operator.join(pinned, torch.zeros_like(r_c), torch.zeros_like(pinned))
+    fixed, k = operator.fixed, operator.k
+    if fixed is None or r_b is None:
+        x, w = solve(r_x, r_c)
+        if not k:
+            return x
+        return torch.cat(
+            [x, w if operator.all_active else torch.where(operator.active, w, r_c)], -1
         )
-        a = torch.where(operator.fixed, 0.0, r_x - product[:, : operator.n])
-        if operator.k:
-            b = r_c - product[:, operator.n : operator.n + operator.k]
+    pinned = torch.where(fixed, r_b, 0.0)
+    a = torch.where(fixed, 0.0, r_x - operator.curve(pinned))
+    b = r_c - matvec(operator.rows, pinned) if k else r_c
     x, w = solve(a, b)
-    if pinned is not None and r_b is not None and operator.fixed is not None:
-        x = torch.where(operator.fixed, pinned, x)
-        force = operator.product(
-            operator.join(x, torch.where(operator.active, w, 0.0), torch.zeros_like(x))
-        )
-        tail = torch.where(operator.fixed, r_x - force[:, : operator.n], r_b)
-    else:
-        tail = None
-    if operator.k:
+    x = torch.where(fixed, pinned, x)
+    force = r_x - operator.curve(x)
+    if k:
+        w = torch.where(operator.active, w, 0.0)
+        force = force - rmatvec(operator.rows, w)
         w = torch.where(operator.active, w, r_c)
-    return operator.join(x, w, tail)
+    return torch.cat([x, w, torch.where(fixed, force, r_b)], -1)
 
 
 def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ class Factors:
 
     Attributes:
         operator: K, without gradient.
+        exact: Whether every sample's factors are so good that a solve needs no refinement.
         careful: The samples that went the careful way, (b,) int64; None for none.
         nullity: Dimension of K's null space. Shape (B,), int64.
         nonconvex: Whether H has negative curvature along the active rows. Shape (B,), bool.
@@ -41,12 +42,12 @@ class Factors:
         pivots = self._direct.pivots
         scale = (torch.finfo(pivots.dtype).eps / torch.finfo(torch.float64).eps) ** 0.5
         self._rough = ~(pivots > min(0.5, _EXACT * scale))
-        self._any_rough = bool(self._rough.any())
+        self.exact = not bool(self._rough.any())
         self.nullity = torch.zeros(operator.batch, dtype=torch.long, device=pivots.device)
         self.nonconvex = torch.zeros_like(self.nullity, dtype=torch.bool)
         self.careful: Tensor | None = None
         self._careful: CarefulFactors | None = None
-        if not self._any_rough:
+        if self.exact:
             return
         doubtful = torch.nonzero(~(pivots > min(0.1, _TRUSTED * scale))).flatten()
         if doubtful.numel():
@@ -74,25 +75,21 @@ class Factors:
             right: Shape (B, size).
             refine: Whether to go on until the residual of K itself is at rounding.
         """
-        found = self._once(right)
-        if not (refine and self._any_rough):
+        found = self._direct.solve(right)
+        if self._careful is not None and self.careful is not None:
+            found[self.careful] = self._careful.solve(right[self.careful])
+        if self.exact or not refine:
             return found
         gap = right - self.operator.product(found)
         wanted = self._rough
         for _ in range(_REFINEMENTS):
-            trial = found + self._once(torch.where(wanted.unsqueeze(-1), gap, 0.0))
+            trial = found + self.solve(torch.where(wanted.unsqueeze(-1), gap, 0.0), refine=False)
             left = right - self.operator.product(trial)
             wanted = wanted & (left.abs().amax(-1) < 0.5 * gap.abs().amax(-1))
             if not bool(wanted.any()):
                 break
             found = torch.where(wanted.unsqueeze(-1), trial, found)
             gap = torch.where(wanted.unsqueeze(-1), left, gap)
-        return found
-
-    def _once(self, right: Tensor) -> Tensor:
-        found = self._direct.solve(right)
-        if self._careful is not None and self.careful is not None:
-            found[self.careful] = self._careful.solve(right[self.careful])
         return found
 
 

@@ -14,6 +14,10 @@ _SMALLEST = 4
 """Sizes are multiples of at least this: smaller matrices cost their overhead, not their entries."""
 
 
+_SMALL = 16
+"""Up to this many variables and rows all are held, masked: sorting costs more than it saves."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Samples whose systems are stored at one size.
@@ -64,6 +68,8 @@ def groups_of(free: Tensor | None, rows: Tensor) -> list[Group]:
         rows: (B, k) bool.
     """
     k = rows.shape[-1]
+    if k <= _SMALL and (free is None or free.shape[-1] <= _SMALL):
+        return [Group(None, None, None, free, rows)]
     wanted = size_class(rows.sum(-1), k) if k else rows.new_zeros(rows.shape[0], dtype=torch.long)
     if free is None:
         key = wanted

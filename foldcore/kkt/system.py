@@ -112,7 +112,7 @@ class _Solve(torch.autograd.Function):
         fixed: Tensor | None,
     ) -> Tensor:
         factors = box.factors(hessian, rows, active, fixed)
-        if start is None:
+        if start is None or factors.exact:
             return factors.solve(right)
         # A point near the solution is a first solve: what is left is small, and so is its error.
         return start + factors.solve(right - factors.operator.product(start), refine=False)

@@ -23,6 +23,9 @@ from .verdicts import Verdicts
 _UNIQUE = 1e-6
 """Size of Ψᵀn, relative to that of a generic vector, up to which a null vector n has no effect."""
 
+_LARGEST = 1e-2
+"""Residuals above this are no solutions, whatever the margin."""
+
 _TELLS = 10.0
 """A margin is decided above this times the residual: slack and multiplier may each be off by it."""
 
@@ -33,6 +36,8 @@ def undecided(report: KKTReport) -> Tensor:
     An interior-point answer leaves slacks and multipliers of the size of its residual: which of a pair
     is zero at the solution it does not say.
     """
+    if not bool((report.margin <= _TELLS * _LARGEST).any()):
+        return torch.zeros_like(report.margin, dtype=torch.bool)
     rough = report.residual > 100 * torch.finfo(report.margin.dtype).eps
     return rough & (report.margin <= _TELLS * report.residual)
 

@@ -123,6 +123,8 @@ class _BoundNewton(BoundRule):
         if self._last is None:
             return None
         system, found = self._last
+        if system.system.factors.careful is None:
+            return None
         residual = system.system.residual(system.right, found)
         return ~(residual <= _INCONSISTENT)
 
