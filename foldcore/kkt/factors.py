@@ -68,28 +68,33 @@ class Factors:
             return self.operator.rows.new_zeros(0, self.operator.size, 0)
         return self._careful.null_vectors
 
-    def solve(self, right: Tensor, *, refine: bool = True) -> Tensor:
+    def solve(self, right: Tensor) -> Tensor:
         """Return the solution of Ky = r, of least norm where there are many; least squares for none.
+
+        Rough samples are refined until the residual of K itself, nothing shifted, is at rounding.
 
         Args:
             right: Shape (B, size).
-            refine: Whether to go on until the residual of K itself is at rounding.
         """
-        found = self._direct.solve(right)
-        if self._careful is not None and self.careful is not None:
-            found[self.careful] = self._careful.solve(right[self.careful])
-        if self.exact or not refine:
+        found = self._once(right)
+        if self.exact:
             return found
         gap = right - self.operator.product(found)
         wanted = self._rough
         for _ in range(_REFINEMENTS):
-            trial = found + self.solve(torch.where(wanted.unsqueeze(-1), gap, 0.0), refine=False)
+            trial = found + self._once(torch.where(wanted.unsqueeze(-1), gap, 0.0))
             left = right - self.operator.product(trial)
             wanted = wanted & (left.abs().amax(-1) < 0.5 * gap.abs().amax(-1))
             if not bool(wanted.any()):
                 break
             found = torch.where(wanted.unsqueeze(-1), trial, found)
             gap = torch.where(wanted.unsqueeze(-1), left, gap)
+        return found
+
+    def _once(self, right: Tensor) -> Tensor:
+        found = self._direct.solve(right)
+        if self._careful is not None and self.careful is not None:
+            found[self.careful] = self._careful.solve(right[self.careful])
         return found
 
 

@@ -112,10 +112,11 @@ class _Solve(torch.autograd.Function):
         fixed: Tensor | None,
     ) -> Tensor:
         factors = box.factors(hessian, rows, active, fixed)
-        if start is None or factors.exact:
-            return factors.solve(right)
-        # A point near the solution is a first solve: what is left is small, and so is its error.
-        return start + factors.solve(right - factors.operator.product(start), refine=False)
+        found = factors.solve(right)
+        if start is None or not factors.singular:
+            return found
+        near = start + factors.solve(right - factors.operator.product(start))
+        return torch.where((factors.nullity > 0).unsqueeze(-1), near, found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
