@@ -69,7 +69,7 @@ def test_a_call_makes_few_calls_of_our_own() -> None:
         x = layer(q=q)
     with counted_calls() as backward:
         x.backward(torch.ones_like(x))
-    assert len(forward) <= 170, forward
+    assert len(forward) <= 180, forward
     assert len(backward) <= 20, backward
     assert len(forward) > 20  # the counter counts
 
