@@ -16,11 +16,11 @@ from torch import Tensor
 
 import foldcore as fc
 from foldcore.building.defaults import solver_reason
+from foldcore.fold.sessions import session_for
 from foldcore.problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 from foldcore.program.lowering import Lowering
 from foldcore.registry import solvers
 from foldcore.registry.discovery import known_packages
-from foldcore.solvers.sessions import session_for
 from foldcore.testing.problems import declare, random_qp
 
 B, N, EQUALITIES, INEQUALITIES = 5, 30, 5, 15

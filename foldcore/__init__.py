@@ -81,7 +81,7 @@ try:
     from .interfaces import API_VERSION
     from .interfaces.adjoint import AdjointSolver
     from .interfaces.fixed_point_operator import FixedPointOperator, ZeroOperator
-    from .interfaces.rule import BoundRule, InnerFold, UpdateRule
+    from .interfaces.rule import BoundRule, InnerFold, PreparedRule, UpdateRule
     from .interfaces.solver import Capabilities, IterationMap, Session, Solver
     from .numerics.acceleration import Accelerated, accelerate
     from .numerics.eigenvalues import largest_eigenvalue, operator_norm
@@ -101,6 +101,7 @@ try:
     from .program.structure import ProblemClass, ProgramStructure
     from .quadratic.data import QuadraticData
     from .quadratic.template import QuadraticTemplate
+    from .rules.constants import Constants, RuleOfConstants, prepared_projection
     from .rules.curvature import largest_curvature
     from .rules.gradient_step import GradientStep
     from .rules.linearise import linearise
@@ -148,6 +149,7 @@ __all__ = [
     "CertificateWarning",
     "Composition",
     "ConfigError",
+    "Constants",
     "DegeneracyConfig",
     "DegenerateError",
     "DegenerateWarning",
@@ -193,6 +195,7 @@ __all__ = [
     "PluginNotInstalledError",
     "PluginReference",
     "PluginUnusableError",
+    "PreparedRule",
     "Problem",
     "ProblemClass",
     "ProblemError",
@@ -206,6 +209,7 @@ __all__ = [
     "RecoveredDuals",
     "RecoveredSubgradient",
     "Regularizer",
+    "RuleOfConstants",
     "SampleAnswer",
     "SampleData",
     "SampleModel",
@@ -248,6 +252,7 @@ __all__ = [
     "matvec",
     "minimum_norm",
     "operator_norm",
+    "prepared_projection",
     "recognise_set",
     "recover_duals",
     "recover_subgradient",

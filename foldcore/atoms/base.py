@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -220,17 +220,28 @@ class SetAtom(Atom):
     Attributes:
         has_rows: Whether ``rows`` knows a lowering.
         polyhedral: Whether that lowering consists of linear rows and bounds alone.
+        factored: The quadratic data fields that ``factor`` depends on, where the set is recognised from
+            such data.
     """
 
     has_rows: ClassVar[bool] = True
     polyhedral: ClassVar[bool] = True
+    factored: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def project(self, y: Tensor) -> Tensor:
         """Return the Euclidean projection, differentiable in y and the data. (B, n) -> (B, n)."""
 
-    def prepare(self) -> Projection:
-        """Return ``project`` with its factorisations done once, and the samples that it fails for."""
+    def factor(self) -> object:
+        """Return what a projection factors of the set's ``factored`` fields; None for nothing."""
+        return None
+
+    def prepare(self, factors: Any = None) -> Projection:
+        """Return ``project`` with its factorisations done once, and the samples that it fails for.
+
+        Args:
+            factors: What ``factor`` of a set with the same ``factored`` fields returned; None factors anew.
+        """
         return Projection(self.project)
 
     @abstractmethod

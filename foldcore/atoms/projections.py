@@ -195,37 +195,57 @@ def project_half_space(y: Tensor, a: Tensor, b: Scalar) -> Tensor:
     return y - excess / torch.where(square > 0, square, torch.ones_like(square)) * a
 
 
-class AffineProjector:
-    """Projection on {x: Ax = b}, factored once: x = y - Q(Qᵀy - R⁻ᵀb) with Aᵀ = QR.
+class AffineFactors:
+    """Aᵀ = QR of {x: Ax = b}; shared A is factored once for all samples.
 
-    Shared A is factored once for all samples. Differentiable in y, A and b. A sample of its own A whose
-    rows are dependent harms itself alone: it is marked, and gets NaN without gradient.
+    A sample of its own A whose rows are dependent harms itself alone: it is marked.
 
     Attributes:
-        dependent: Those samples, (B,) bool; None for none.
+        basis, triangle: Q (n, p) and R (p, p), per sample where A is. On the graph of A.
+        dependent: The marked samples, (B,) bool; None for none.
 
     Args:
         A: (p, n) or (B, p, n), rows independent.
-        b: (p,) or (B, p).
 
     Raises:
         ProblemError: If rows of a shared A are linearly dependent, naming them, or p > n.
     """
 
-    def __init__(self, A: Tensor, b: Tensor) -> None:
+    def __init__(self, A: Tensor) -> None:
         if A.shape[-2] > A.shape[-1]:
             raise ProblemError(
                 f"A: {A.shape[-2]} rows in {A.shape[-1]} variables are linearly dependent, expected "
                 "independent rows. Remove those that follow from the others."
             )
-        self._basis, triangle = torch.linalg.qr(A.mT)
-        self.dependent = _dependent_samples(triangle.detach())
+        self.basis, self.triangle = torch.linalg.qr(A.mT)
+        self.dependent = _dependent_samples(self.triangle.detach())
         if self.dependent is not None:
             # QR has no derivative there, and NaN would reach what the samples share.
             independent = torch.eye(*A.shape[-2:], dtype=A.dtype, device=A.device)
             mended = torch.where(self.dependent[:, None, None], independent, A)
-            self._basis, triangle = torch.linalg.qr(mended.mT)
-        if A.ndim == 2 and b.ndim == 2:
+            self.basis, self.triangle = torch.linalg.qr(mended.mT)
+
+
+class AffineProjector:
+    """Projection on {x: Ax = b}: x = y - Q(Qᵀy - R⁻ᵀb). Differentiable in y, A and b.
+
+    Attributes:
+        dependent: Samples whose rows are dependent, which get NaN without gradient, (B,) bool; None
+            for none.
+
+    Args:
+        A: (p, n) or (B, p, n), or its factors.
+        b: (p,) or (B, p).
+
+    Raises:
+        ProblemError: As of :class:`AffineFactors`.
+    """
+
+    def __init__(self, A: Tensor | AffineFactors, b: Tensor) -> None:
+        factors = A if isinstance(A, AffineFactors) else AffineFactors(A)
+        self._basis, self.dependent = factors.basis, factors.dependent
+        triangle = factors.triangle
+        if triangle.ndim == 2 and b.ndim == 2:
             solved = torch.linalg.solve_triangular(triangle.mT, b.mT, upper=False)
             self._offset = solved.mT
         else:

@@ -12,6 +12,7 @@ from ..errors import UnsupportedError
 from ..quadratic.data import QuadraticData
 from .base import Data, FieldSpec, Projection, SetAtom, Specs, expanded
 from .projections import (
+    AffineFactors,
     AffineProjector,
     project_box,
     project_box_hyperplane,
@@ -187,17 +188,21 @@ class AffineSet(SetAtom):
     A: Data
     b: Data
     specs: ClassVar[Specs] = {"A": _MATRIX, "b": FieldSpec(("m",))}
+    factored: ClassVar[tuple[str, ...]] = ("A",)
 
     def check(self, n: int) -> None:
         super().check(n)
         if isinstance(self.A, Tensor):
-            AffineProjector(self.A, self.A.new_zeros(self.A.shape[0]))
+            AffineFactors(self.A)
 
     def project(self, y: Tensor) -> Tensor:
         return self.prepare()(y)
 
-    def prepare(self) -> Projection:
-        projector = AffineProjector(self._tensor("A"), self._tensor("b"))
+    def factor(self) -> AffineFactors:
+        return AffineFactors(self._tensor("A"))
+
+    def prepare(self, factors: AffineFactors | None = None) -> Projection:
+        projector = AffineProjector(factors or self._tensor("A"), self._tensor("b"))
         return Projection(projector, projector.dependent)
 
     def rows(self, n: int) -> QuadraticData:

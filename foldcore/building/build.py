@@ -19,7 +19,7 @@ from ..problem.parametric import ParametricProblem
 from ..registry.candidate import PluginT
 from ..registry.registry import Registry, adjoint_solvers, solvers, update_rules
 from ..solvers.callable import CallableSolver
-from .defaults import choose_adjoint, choose_rule, choose_solver, solver_reason
+from .defaults import choose_adjoint, choose_rule, choose_solver, serving_rules, solver_reason
 from .reading import _explain, _problem, parse_config
 
 _INNER_FACTOR = 0.01
@@ -117,7 +117,11 @@ def _check_names(problem: ParametricProblem) -> None:
 def _check_rule(rule: UpdateRule, solver: Solver, problem: ParametricProblem, path: str) -> None:
     reason = rule.unsupported_reason(problem.structure)
     if reason is not None:
-        raise ConfigError(f"{path}: {_name(rule)} cannot serve this problem: {reason}.")
+        serving = ", ".join(serving_rules(problem)) or "none"
+        raise ConfigError(
+            f"{path}: {_name(rule)} cannot serve this problem: {reason}. "
+            f"Installed rules that can: {serving}."
+        )
     if solver.capabilities.needs_rule and not rule.converges(problem.structure):
         raise ConfigError(
             f"{path}: {_name(solver)} runs the update rule, but iterating {_name(rule)} does not "

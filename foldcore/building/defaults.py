@@ -108,6 +108,12 @@ def choose_rule(
     )
 
 
+def serving_rules(problem: ParametricProblem) -> list[str]:
+    """Return the names of the installed rules that serve a problem, the preferred ones first."""
+    structure = problem.structure
+    return [name for name, rule in _rules(problem) if rule.unsupported_reason(structure) is None]
+
+
 def choose_adjoint(path: str) -> AdjointSolver:
     """Return the usable adjoint solver of highest rank.
 

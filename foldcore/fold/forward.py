@@ -13,12 +13,12 @@ from ..interfaces.solver import IterationMap
 from ..program.lowering import Lowering
 from ..program.program import SmoothProgram
 from ..solution import Solution, Status
-from ..solvers.sessions import session_for
 from .call.bound_call import Call
 from .call.certify import certify, measure
 from .call.inputs import Inputs
 from .call.verdicts import settled, with_donor_rows
 from .parts import Parts
+from .sessions import bound_rule, session_for
 
 
 def solve_black_box(
@@ -103,7 +103,7 @@ def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -
 def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:
     if parts.rule is None:
         raise ConfigError(f"{parts.subject}: this solver runs an update rule, but there is none.")
-    bound = parts.rule.bind(program, parts.inner)
+    bound = bound_rule(parts, parts.rule, program)
     return IterationMap(
         start=bound.initial,
         step=bound.step,

@@ -22,12 +22,12 @@ from ..errors import ConfigError, ProblemError, RecognitionError
 from ..problem.fixed_integers import WHOLE_NUMBERS, FixedIntegers
 from ..problem.parametric import ParametricProblem
 from ..solution import Solution, Status
-from ..solvers.sessions import session_for
 from .call.bound_call import Call
 from .call.inputs import Inputs
 from .call.prechecks import find_bad_samples
 from .call.verdicts import Verdicts
 from .parts import Parts
+from .sessions import session_for
 
 Relaxation = Literal["continuous", "fixed_integers"]
 

@@ -113,6 +113,31 @@ class BoundRule(ABC):
         return {}
 
 
+class PreparedRule(ABC):
+    """A rule opened for one structure: what depends on the problem's constants alone is done once.
+
+    Prepared rules live where solver sessions live: one per layer, process, thread, dtype and device,
+    outside of the layer, never pickled. Invariant: what ``bind`` returns does not depend on earlier
+    calls.
+    """
+
+    @abstractmethod
+    def bind(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], changed: frozenset[str]
+    ) -> BoundRule:
+        """Bind to a batch of data. Called once per call of the layer.
+
+        Args:
+            program, inner: As of :meth:`UpdateRule.bind`.
+            changed: Names of the quadratic data fields ("q", "b", …) that may differ from the
+                previous call, and "sets" or "regularizers" where an atom of these may. All else that
+                the program holds is a constant of the structure, without gradient.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most prepared rules hold nothing to release
+        """Release what is held. Called when the layer is gone."""
+
+
 class UpdateRule(ABC):
     """One iteration of an algorithm, written in PyTorch, whose fixed point solves the problem.
 
@@ -155,12 +180,35 @@ class UpdateRule(ABC):
         """Return the inner problems this rule needs, by the name of the config field that folds them."""
         return {}
 
+    def open(self, structure: ProgramStructure) -> PreparedRule:
+        """Return the rule prepared for a structure, as a solver opens a session. Since version 2.
+
+        A rule overrides it where something depends on constants alone: a factorisation, a step size.
+        By default every call binds anew.
+
+        Args:
+            structure: Of the declared problem.
+        """
+        return _BoundEachCall(self)
+
     @abstractmethod
     def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
-        """Bind to a batch of data. Called once per call of the layer.
+        """Bind to a batch of data, with nothing known of it beforehand.
 
         Args:
             program: The problem with its parameters bound; its tensors are on the graph where a
                 parameter needs a gradient.
             inner: One fold per entry of :meth:`inner_problems`.
         """
+
+
+class _BoundEachCall(PreparedRule):
+    """A rule without a session of its own."""
+
+    def __init__(self, rule: UpdateRule) -> None:
+        self._rule = rule
+
+    def bind(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], changed: frozenset[str]
+    ) -> BoundRule:
+        return self._rule.bind(program, inner)

@@ -108,6 +108,15 @@ class Declaration:
         """Return the atoms with their fields replaced by values."""
         return [atom.bind(values, prefix) for prefix, atom in self.atoms.items()]
 
+    def varying_atoms(self) -> frozenset[str]:
+        """Return "sets" and "regularizers" as far as one of these depends on a parameter."""
+        kinds = {"sets": SetAtom, "regularizers": Regularizer}
+        return frozenset(
+            name
+            for name, kind in kinds.items()
+            if any(a.params(p) for p, a in self.atoms.items() if isinstance(a, kind))
+        )
+
     def may_be_infinite(self, name: str) -> bool:
         """Whether ±inf is allowed in a parameter, because it is a bound."""
         bounds = {

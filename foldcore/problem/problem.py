@@ -169,6 +169,7 @@ class Problem(ParametricProblem):
             smooth_constraints=bool(smooth - {"objective"}),
             reason=reason,
             sets=tuple(type(atom).__name__ for atom in self._sets),
+            varying_atoms=self._declared.varying_atoms(),
             without_rows=without_rows(self._regularizers, self._sets),
             only_set=len(self._sets) == 1
             and not self._declared.bounds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from torch import Tensor
 
@@ -53,6 +54,7 @@ class ProgramStructure:
         auxiliary: Number of variables t >= |Dx| that lowering added behind the problem's own.
         without_rows: Class names of the terms and sets that have no constraint rows, so that only solvers
             and rules which know these themselves can take the problem.
+        varying_atoms: "sets", "regularizers" or both, where an atom of these depends on a parameter.
         integer: Columns of x that must be whole numbers, ascending.
     """
 
@@ -73,7 +75,13 @@ class ProgramStructure:
     has_image_prox: bool = False
     auxiliary: int = 0
     without_rows: tuple[str, ...] = ()
+    varying_atoms: frozenset[str] = frozenset()
     integer: tuple[int, ...] = ()
+
+    @cached_property
+    def changed(self) -> frozenset[str]:
+        """What may differ between calls: data fields, "sets", "regularizers"."""
+        return frozenset(self.template.varying) | self.varying_atoms
 
     @property
     def unconstrained(self) -> bool:

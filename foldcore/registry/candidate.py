@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from ..config import PluginConfig
-from ..interfaces import API_VERSION
+from ..interfaces import API_VERSION, OLDEST_API_VERSION
 from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
@@ -67,7 +67,8 @@ def _version_violation(plugin: type[object]) -> str | None:
             f"it must state its own"
         )
     version = vars(owner)["api_version"]
-    if type(version) is not int or version != API_VERSION:
+    known = range(OLDEST_API_VERSION, API_VERSION + 1)
+    if type(version) is not int or version not in known:
         return f"was written for interface version {version!r}"
     return None
 

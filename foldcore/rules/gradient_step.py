@@ -13,6 +13,7 @@ from ..interfaces.rule import BoundRule
 from ..numerics.eigenvalues import largest_eigenvalue
 from ..program.program import SmoothProgram
 from ..solution import Solution
+from .constants import Constants
 from .curvature import largest_curvature
 from .linearise import linearise
 from .spectrum import fastest_step
@@ -35,6 +36,7 @@ class GradientStep(BoundRule):
             Hessian, of the quadratic objective or at the point. "auto": :meth:`at` chooses the one
             that minimises ρ(Φ), per sample.
         failed: Samples that the operator fails for, (B,) bool; None for none.
+        constants: Keeps L where P is a constant; None computes it anew.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class GradientStep(BoundRule):
         prox: Prox,
         step_size: float | Literal["auto"] | None,
         failed: Tensor | None = None,
+        constants: Constants | None = None,
     ) -> None:
         self._program, self._prox, self._failed = program, prox, failed
         self._fastest = step_size == "auto"
-        self._step_size = self._global_step(step_size)
+        self._step_size = self._global_step(step_size, constants or Constants())
 
-    def _global_step(self, given: float | str | None) -> Tensor | None:
+    def _global_step(self, given: float | str | None, constants: Constants) -> Tensor | None:
         """Return α per sample, (B,), where it does not depend on the point."""
         program = self._program
         ones = torch.ones(program.batch, dtype=program.dtype, device=program.device)
@@ -56,9 +59,10 @@ class GradientStep(BoundRule):
             return given * ones
         if not program.quadratic_objective:
             return None
-        if program.data.P is None:
+        hessian = program.data.P
+        if hessian is None:
             return ones
-        return _inverse(largest_eigenvalue(program.data.P)) * ones
+        return constants.once("step", ("P",), lambda: _inverse(largest_eigenvalue(hessian))) * ones
 
     def _step_at(self, state: Tensor) -> Tensor:
         if self._step_size is not None:

@@ -302,6 +302,28 @@ class ForgetsAParameter(GoodBound):
         return torch.clip(self.moved(state), self.program.lower, self.program.upper.detach())
 
 
+class IgnoresSets(GoodRule):
+    """Reads rows and bounds, and takes a problem that has none for an unconstrained one."""
+
+    def unsupported_reason(self, structure: ProgramStructure) -> str | None:
+        if structure.only_set and isinstance(structure.template.P, Tensor):
+            return None
+        return super().unsupported_reason(structure)
+
+    def make(self, program: SmoothProgram, step: Tensor) -> BoundRule:
+        if program.lower is None:
+            return _FreeBound(program, step)
+        return super().make(program, step)
+
+
+class _FreeBound(GoodBound):
+    def step(self, state: Tensor) -> Tensor:
+        return state - self.size[:, None] * self.program.gradient(state)
+
+    def jacobian(self, state: Tensor) -> FixedPointOperator | None:
+        return None
+
+
 class AveragesGradients(GoodBound):
     """Divides the gradient of what the batch shares by the batch."""
 
@@ -327,6 +349,7 @@ PAIRS = [
     (rule(WrongJacobian), "check_jacobian", "jacobian(z*), against central differences"),
     (rule(WrongBackward), "check_gradcheck", "against central differences"),
     (rule(ForgetsAParameter), "check_gradients", "with respect to upper"),
+    (IgnoresSets, "check_sets_without_rows", "with respect to c"),
     (rule(AveragesGradients), "check_shared_gradient", "shared by the batch"),
 ]
 

@@ -16,6 +16,7 @@ from foldcore import (
     BoundRule,
     InnerFold,
     PluginConfig,
+    PreparedRule,
     ProgramStructure,
     SmoothProgram,
     Solution,
@@ -29,7 +30,7 @@ from .rule_config import ExampleRuleConfig
 class ExampleRule(UpdateRule):
     """U(x, y) = (P_box(x - α ∇f(x) + β (x - y)), x), at rest where x = y solves the problem."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     config_class: ClassVar[type[PluginConfig]] = ExampleRuleConfig
 
     def __init__(self, config: ExampleRuleConfig) -> None:
@@ -48,17 +49,39 @@ class ExampleRule(UpdateRule):
         """Say whether iterating finds a solution, so that the solver ``iterate`` may run the rule."""
         return structure.convex is not False
 
+    def open(self, structure: ProgramStructure) -> PreparedRule:
+        """Return the rule for a layer: it keeps α where P is a constant. Leave it out where nothing is."""
+        return _PreparedRule(self)
+
     def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
         """Return the rule for one batch; what a call needs only once is computed here."""
+        return _BoundRule(program, self.step_size(program), self.config.momentum)
+
+    def step_size(self, program: SmoothProgram) -> Tensor:
+        """Return α, (1,) or (B,)."""
         given = self.config.step_size
         if given is not None:
-            step = torch.full((1,), given, dtype=program.dtype, device=program.device)
-        elif program.data.P is None:
-            step = torch.ones(1, dtype=program.dtype, device=program.device)
-        else:
-            curvature = largest_eigenvalue(program.data.P).reshape(-1)
-            step = torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
-        return _BoundRule(program, step, self.config.momentum)
+            return torch.full((1,), given, dtype=program.dtype, device=program.device)
+        if program.data.P is None:
+            return torch.ones(1, dtype=program.dtype, device=program.device)
+        curvature = largest_eigenvalue(program.data.P).reshape(-1)
+        return torch.where(curvature > 0, 1 / curvature, torch.ones_like(curvature))
+
+
+class _PreparedRule(PreparedRule):
+    """What is kept between the calls of one layer, in one thread and dtype."""
+
+    def __init__(self, rule: ExampleRule) -> None:
+        self._rule = rule
+        self._step: Tensor | None = None
+
+    def bind(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], changed: frozenset[str]
+    ) -> BoundRule:
+        """Bind a batch: P cannot have changed where ``changed`` does not name it."""
+        if "P" in changed or self._step is None:
+            self._step = self._rule.step_size(program)
+        return _BoundRule(program, self._step, self._rule.config.momentum)
 
 
 class _BoundRule(BoundRule):

@@ -25,6 +25,7 @@ from ..call.degeneracy import check_complementarity, undecided
 from ..call.inputs import Inputs
 from ..call.verdicts import Verdicts, settled, with_donor_rows
 from ..parts import Parts
+from ..sessions import bound_rule
 from .adjoint_pass import AdjointPass
 from .fixed_point import attach_fixed_point
 from .polish import polished
@@ -76,7 +77,7 @@ def lift_fold(parts: Parts, rule: UpdateRule, call: Call, raw: Solution) -> Lift
     """
     bound_call = call.bound()
     program = bound_call.program
-    bound = rule.bind(program, parts.inner)
+    bound = bound_rule(parts, rule, program)
     with torch.no_grad():
         if not call.verdicts.clean:
             raw = with_donor_rows(raw, call.verdicts)

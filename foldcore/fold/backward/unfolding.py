@@ -12,6 +12,7 @@ from ...solution import Solution, Status
 from ..call.bound_call import Call
 from ..call.verdicts import settled
 from ..parts import Parts
+from ..sessions import bound_rule
 from .iterates import Iterates
 from .record import answer, by_path, note_failures, recertified
 
@@ -49,7 +50,7 @@ def _unfolded(
     bound_call, verdicts = call.bound(), call.verdicts
     batch, config = call.given.batch, parts.config
     hooks.solve_started(parts.path, batch)
-    bound = rule.bind(bound_call.program, parts.inner)
+    bound = bound_rule(parts, rule, bound_call.program)
     with torch.no_grad():
         state = bound.initial(None if warm_start is None else warm_start.primal).detach()
     bound = bound.at(state)

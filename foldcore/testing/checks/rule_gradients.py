@@ -12,6 +12,7 @@ from ...rules.linearise import RecordedStep, linearise
 from ..check import CheckList, Kind, require, require_close
 from ..problems.exact_gradients import comparable, exact_gradients, has_exact_gradients
 from ..problems.known_problem import KnownProblem
+from ..problems.known_problems import rowless_problem
 from ..subjects.rule import AtRest, RuleSubject, direction
 
 checks = CheckList(Kind.RULE)
@@ -168,3 +169,23 @@ def check_shared_gradient(subject: RuleSubject) -> None:
         for name in names:
             what = f"{known.name}: the gradient of {name} shared by the batch"
             require_close(total[name], each[name].sum(0), 1e-9, what)
+
+
+@checks(clause=8)
+def check_sets_without_rows(subject: RuleSubject) -> None:
+    """A set without constraint rows, of a class it cannot know, is refused or differentiated rightly.
+
+    A rule that reads rows alone would take the problem for an unconstrained one.
+    """
+    known = rowless_problem()
+    refusal = subject.refusal(known, subject.plugin())
+    if refusal is not None:
+        subject.notes.append(f"refused: {refusal}")
+        return
+    cotangent = direction(known.primal, seed=6)
+    found = subject.gradients(known, known.values, cotangent)
+    signs = known.primal.sign()
+    mean = (cotangent * signs).sum(-1, keepdim=True) / signs.abs().sum(-1, keepdim=True)
+    what = f"{known.name}: the gradient with respect to"
+    require_close(found["c"], signs.abs() * (signs * mean - cotangent), _TOLERANCE, f"{what} c")
+    require_close(found["size"], mean.squeeze(-1), _TOLERANCE, f"{what} size")

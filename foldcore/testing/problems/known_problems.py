@@ -12,6 +12,7 @@ from .known_quadratic import Rows, quadratic, with_absent_rows
 from .known_smooth import (
     denoising,
     group_sparse,
+    in_a_diamond,
     simplex,
     smooth,
     soft_threshold,
@@ -48,6 +49,12 @@ def known_problems() -> tuple[KnownProblem, ...]:
         denoising("L1 of Dx", 13),
         group_sparse("group norms", 14),
     )
+
+
+@cache
+def rowless_problem() -> KnownProblem:
+    """Return a problem over a set without constraint rows, of a class that no plugin knows."""
+    return in_a_diamond("a set without rows", 15)
 
 
 @cache

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from ...atoms import L1, GroupL2, Simplex
+from ...atoms import L1, FieldSpec, GroupL2, SetAtom, Simplex
+from ...atoms.base import Specs, as_column
+from ...errors import UnsupportedError
 from ...param import Param
 from ...problem.problem import Problem
+from ...quadratic.data import QuadraticData
 from ...solution import Duals
 from .known_problem import KnownProblem
 from .known_quadratic import Draw
@@ -74,6 +80,46 @@ def simplex(name: str, seed: int, *, batch: int = 3, n: int = 5) -> KnownProblem
 
 def _half_square(x: Tensor, c: Tensor) -> Tensor:
     return (x * x).sum() / 2 + c @ x
+
+
+@dataclass(frozen=True, eq=False)
+class Diamond(SetAtom):
+    """{x: ‖x‖₁ <= size}, of a class that no plugin knows, and without constraint rows."""
+
+    size: float | Tensor | Param = 1.0
+    specs: ClassVar[Specs] = {"size": FieldSpec()}
+    has_rows: ClassVar[bool] = False
+
+    def project(self, y: Tensor) -> Tensor:
+        """Project by sorting, for a point outside. Source: Duchi et al., ICML (2008), figure 1."""
+        size = as_column(self._tensor("size"))
+        ordered = y.abs().sort(dim=-1, descending=True).values
+        counts = torch.arange(1, y.shape[-1] + 1, dtype=y.dtype, device=y.device)
+        levels = (ordered.cumsum(-1) - size) / counts
+        kept = (ordered > levels).sum(-1, keepdim=True) - 1
+        level = levels.gather(-1, kept).clamp(min=0)
+        return y.sign() * (y.abs() - level).clamp(min=0)
+
+    def rows(self, n: int) -> QuadraticData:
+        raise UnsupportedError("Diamond has no rows.")
+
+    def _empty(self, n: int | None) -> Tensor:
+        return self._tensor("size") < 0
+
+
+def in_a_diamond(name: str, seed: int, *, batch: int = 3, n: int = 5) -> KnownProblem:
+    """Return min ½‖x‖² + cᵀx over a :class:`Diamond` that binds, with two variables at 0."""
+    draw = Draw(seed)
+    x = draw.uniform(0.2, 1, batch, n) * draw.normal(batch, n).sign()
+    pull = draw.uniform(0.5, 1, batch, 1)
+    subgradient = x.sign()
+    for i in range(batch):
+        held = [i % n, (i + 1) % n]
+        x[i, held] = 0.0
+        subgradient[i, held] = draw.uniform(-0.6, 0.6, 2)
+    problem = Problem(n, _half_square, {"c": Param(n)}, constraints=[Diamond(Param(name="size"))])
+    values = {"c": -(x + pull * subgradient), "size": x.abs().sum(-1)}
+    return KnownProblem(name, problem, values, x)
 
 
 def sparse_regression(name: str, seed: int, *, batch: int = 3, n: int = 4) -> KnownProblem:

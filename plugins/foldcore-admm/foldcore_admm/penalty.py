@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore import SmoothProgram, to_dense
+from foldcore import Constants, SmoothProgram, to_dense
 
 from .splitting import Splitting
 
 
-def penalty(rho: float | str, program: SmoothProgram, splitting: Splitting) -> Tensor:
+def penalty(
+    rho: float | str, program: SmoothProgram, splitting: Splitting, constants: Constants
+) -> Tensor:
     """Return ρ, (1,) where it is the same for all samples, else (B, 1); a constant for autograd.
 
     "auto" is tr P / tr CᵀC, so that P and ρCᵀC have the same mean curvature. It follows a rescaling of
@@ -22,11 +24,15 @@ def penalty(rho: float | str, program: SmoothProgram, splitting: Splitting) -> T
         return one * rho
     if program.data.P is None:
         return one
-    with torch.no_grad():
-        G = program.data.G
+    P, G = to_dense(program.data.P), program.data.G
+
+    def scaled() -> Tensor:
         gram = splitting.gram(splitting.present, None if G is None else to_dense(G))
-        value = _trace(to_dense(program.data.P)) / _trace(gram)
+        value = _trace(P) / _trace(gram)
         return torch.where(torch.isfinite(value) & (value > 0), value, one)
+
+    with torch.no_grad():
+        return constants.once_for("penalty", ("P", "G"), splitting.present, scaled)
 
 
 def _trace(matrix: Tensor) -> Tensor:

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    Constants,
     Duals,
     FixedPointOperator,
     InnerFold,
     ProgramStructure,
+    RuleOfConstants,
     SmoothProgram,
     Solution,
-    UpdateRule,
     ZeroOperator,
     recover_duals,
 )
@@ -45,10 +46,10 @@ from .splitting import Splitting
 from .system import KKTSystem
 
 
-class ADMMRule(UpdateRule):
+class ADMMRule(RuleOfConstants):
     """One ADMM iteration: for LP and QP with any linear constraints, one factorisation per bind."""
 
-    api_version = 1
+    api_version = 2
     config_class = ADMMConfig
 
     def __init__(self, config: ADMMConfig) -> None:
@@ -70,28 +71,37 @@ class ADMMRule(UpdateRule):
             return f"its constraints are not recognised as linear ({structure.reason})"
         if structure.template.quadratic_r is not None:
             return "it has quadratic constraints; admm's splitting needs linear ones"
-        if "L1Ball" in structure.sets:
-            return "an l1 ball has no constraint rows to split off"
+        if structure.without_rows:
+            return f"{', '.join(structure.without_rows)} has no constraint rows to split off"
         return None
 
-    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
+    def bind_with(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], constants: Constants
+    ) -> BoundRule:
         splitting = Splitting(program)
         if not splitting.size:
-            return _BoundEquality(program, KKTSystem(program, splitting, splitting.present))
-        rho = penalty(self.config.rho, program, splitting)
-        return _BoundADMM(program, splitting, rho, self.config.over_relaxation)
+            system = KKTSystem(program, splitting, splitting.present, constants)
+            return _BoundEquality(program, system)
+        rho = penalty(self.config.rho, program, splitting, constants)
+        system = KKTSystem(program, splitting, rho * splitting.present, constants)
+        return _BoundADMM(program, splitting, rho, self.config.over_relaxation, system)
 
 
 class _BoundADMM(BoundRule):
     """The state is w = Cx + v."""
 
     def __init__(
-        self, program: SmoothProgram, splitting: Splitting, rho: Tensor, relaxation: float
+        self,
+        program: SmoothProgram,
+        splitting: Splitting,
+        rho: Tensor,
+        relaxation: float,
+        system: KKTSystem,
     ) -> None:
         self._program, self._splitting = program, splitting
         self._rho, self._relaxation = rho, relaxation
         self._weight = rho * splitting.present
-        self._system = KKTSystem(program, splitting, self._weight)
+        self._system = system
 
     def _solve(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the x⁺ and ν of step 1."""

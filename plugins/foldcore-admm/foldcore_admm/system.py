@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore import SmoothProgram, factor_square, to_dense
+from foldcore import Constants, Factorisation, SmoothProgram, factor_square, to_dense
 
 from .splitting import Splitting
 
@@ -23,18 +23,25 @@ class KKTSystem:
 
     Args:
         weight: Shape (m,) or (B, m).
+        constants: Keeps the factors where P, A and G are constants and the weights stay.
     """
 
-    def __init__(self, program: SmoothProgram, splitting: Splitting, weight: Tensor) -> None:
+    def __init__(
+        self, program: SmoothProgram, splitting: Splitting, weight: Tensor, constants: Constants
+    ) -> None:
         data = program.data
         self._n, self._batch = program.n, program.batch
         self._q, self._b = data.q, data.b
-        dense = {k: None if v is None else to_dense(v) for k, v in
-                 (("P", data.P), ("A", data.A), ("G", data.G))}  # fmt: skip
-        curved = splitting.gram(weight, dense["G"])
-        if dense["P"] is not None:
-            curved = curved + dense["P"]
-        self._factors = factor_square(_bordered(curved, dense["A"]))
+
+        def factored() -> Factorisation:
+            dense = {k: None if v is None else to_dense(v) for k, v in
+                     (("P", data.P), ("A", data.A), ("G", data.G))}  # fmt: skip
+            curved = splitting.gram(weight, dense["G"])
+            if dense["P"] is not None:
+                curved = curved + dense["P"]
+            return factor_square(_bordered(curved, dense["A"]))
+
+        self._factors = constants.once_for("factors", ("P", "A", "G"), weight, factored)
         singular = self._factors.singular
         self.failed = singular.expand(self._batch) if bool(singular.any()) else None
 

@@ -8,10 +8,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from foldcore import Regularizer, StackedTerms, largest_eigenvalue, operator_norm
+from foldcore import Constants, Regularizer, StackedTerms, largest_eigenvalue, operator_norm
 
 DENSE_ROWS = 1500
 """Up to this number of rows of D a dense D P⁻¹ Dᵀ is formed, and factored to lift a solution."""
+
+_BOTH = ("P", "regularizers")
+"""What D P⁻¹ Dᵀ depends on."""
 
 _SMALL = 128
 """Up to this number of rows a product of matrices costs less than the calls that it saves."""
@@ -32,19 +35,26 @@ class DualProblem:
         q: (n,), (B, n), or None for 0.
         terms: Bound terms, each g_i(D_i x).
         batch: B.
+        constants: Keeps what P and D give where they are constants; None computes it anew.
     """
 
     def __init__(
-        self, P: Tensor, q: Tensor | None, terms: Sequence[Regularizer], batch: int
+        self,
+        P: Tensor,
+        q: Tensor | None,
+        terms: Sequence[Regularizer],
+        batch: int,
+        constants: Constants | None = None,
     ) -> None:
         n = P.shape[-1]
+        self._constants = constants or Constants()
         self.terms = StackedTerms(terms, n)
         self._terms = tuple(terms)
         self._operators = [term.split()[0] for term in terms]
         self._q = P.new_zeros(n) if q is None else q
         self._like = P.new_zeros(batch, n)
         self._diagonal: Tensor | None = None
-        self._factor, self.bad = _factored(P)
+        self._factor, self.bad = self._constants.once("factor", ("P",), lambda: _factored(P))
         if not P.requires_grad and bool((P.detach() == _diagonal_part(P)).all()):
             # Denoising has P = I: dividing by it costs no triangular solves.
             self._diagonal = torch.diagonal(self._factor, dim1=-2, dim2=-1) ** 2
@@ -61,13 +71,17 @@ class DualProblem:
         """
         batch = self._like.shape[0]
         with torch.no_grad():
-            if not self.dense:
-                rows = 1 if self._shared else batch
-                return operator_norm(self._product, self.zeros()[:rows]).expand(batch)
-            gram = self.gram
-            if gram.ndim == 2 and gram.shape[-1] <= _SMALL:
-                return _norm_of_small(gram).expand(batch)
-            return largest_eigenvalue(gram).expand(batch)
+            return self._constants.once("curvature", _BOTH, self._norm).expand(batch)
+
+    def _norm(self) -> Tensor:
+        """Return ‖D P⁻¹ Dᵀ‖₂. Shape (), (1,) or (B,)."""
+        if not self.dense:
+            rows = 1 if self._shared else self._like.shape[0]
+            return operator_norm(self._product, self.zeros()[:rows])
+        gram = self.gram
+        if gram.ndim == 2 and gram.shape[-1] <= _SMALL:
+            return _norm_of_small(gram)
+        return largest_eigenvalue(gram)
 
     def descend(self, w: Tensor, step_size: Tensor) -> Tensor:
         """Return one dual proximal gradient step from w. Shapes (B, k), (B,) -> (B, k).
@@ -125,9 +139,12 @@ class DualProblem:
     def gram(self) -> Tensor:
         """D P⁻¹ Dᵀ, detached. Shape (k, k) where P and D are shared by the batch, else (B, k, k)."""
         with torch.no_grad():
-            if self._diagonal is not None:
-                return (self.matrix / self._diagonal.unsqueeze(-2)) @ self.matrix.mT
-            return self.matrix @ torch.cholesky_solve(self.matrix.mT, self._factor)
+            return self._constants.once("gram", _BOTH, self._formed_gram)
+
+    def _formed_gram(self) -> Tensor:
+        if self._diagonal is not None:
+            return (self.matrix / self._diagonal.unsqueeze(-2)) @ self.matrix.mT
+        return self.matrix @ torch.cholesky_solve(self.matrix.mT, self._factor)
 
     @cached_property
     def box(self) -> Tensor | None:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    Constants,
     FixedPointOperator,
     InnerFold,
     ProgramStructure,
+    RuleOfConstants,
     SmoothProgram,
     Solution,
-    UpdateRule,
     fastest_step,
     linearise,
     to_dense,
@@ -34,10 +35,10 @@ from .jacobian import BoxStepOperator
 from .lifting import lift_absolute, lift_general
 
 
-class FDPGRule(UpdateRule):
+class FDPGRule(RuleOfConstants):
     """One step on the dual of a strongly convex quadratic plus g(Dx), the prox of g known."""
 
-    api_version = 1
+    api_version = 2
     config_class = FDPGConfig
 
     def __init__(self, config: FDPGConfig) -> None:
@@ -56,8 +57,10 @@ class FDPGRule(UpdateRule):
             return "the objective has no nonsmooth term g(Dx), whose dual this rule works on"
         return unsuitable(structure)
 
-    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
-        return _BoundFDPG(program, self.config)
+    def bind_with(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], constants: Constants
+    ) -> BoundRule:
+        return _BoundFDPG(program, self.config, constants)
 
 
 def unsuitable(structure: ProgramStructure) -> str | None:
@@ -79,12 +82,14 @@ def unsuitable(structure: ProgramStructure) -> str | None:
 class _BoundFDPG(BoundRule):
     """The state is w."""
 
-    def __init__(self, program: SmoothProgram, config: FDPGConfig) -> None:
+    def __init__(self, program: SmoothProgram, config: FDPGConfig, constants: Constants) -> None:
         data = program.data
         if data.P is None:
             raise TypeError("fdpg: bound to a problem without P.")
         self._program = program
-        self._dual = DualProblem(to_dense(data.P), data.q, program.regularizers, program.batch)
+        self._dual = DualProblem(
+            to_dense(data.P), data.q, program.regularizers, program.batch, constants
+        )
         self._config = config
         if not isinstance(config.step_size, float):
             curvature = self._dual.curvature

@@ -53,8 +53,8 @@ class NewtonRule(UpdateRule):
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         if structure.has_regularizers:
             return "the objective has nonsmooth terms; Newton needs a smooth objective"
-        if "L1Ball" in structure.sets:
-            return "an l1 ball has no constraint rows to form a KKT system of"
+        if structure.without_rows:
+            return f"{', '.join(structure.without_rows)} has no constraint rows to form a KKT system of"
         return None
 
     def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:

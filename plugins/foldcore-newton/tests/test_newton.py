@@ -248,7 +248,7 @@ def test_infinite_bounds_get_zero_gradient_and_pinned_variables_work() -> None:
 def test_regularizers_and_l1_balls_are_refused_with_the_reason() -> None:
     problem = fc.Problem(2, lambda x, c: ((x - c) ** 2).sum(), {"c": fc.Param(2)},
                          constraints=[fc.L1Ball(1.0)])  # fmt: skip
-    with pytest.raises(fc.ConfigError, match="l1 ball"):
+    with pytest.raises(fc.ConfigError, match="L1Ball"):
         fc.build({"problem": problem, "solver": lambda p: p, "rule": "newton"})
 
 

@@ -13,6 +13,7 @@ import torch
 
 from foldcore import (
     BoundRule,
+    Constants,
     GradientStep,
     InnerFold,
     Param,
@@ -20,12 +21,13 @@ from foldcore import (
     ProgramStructure,
     QuadraticProgram,
     QuadraticTemplate,
+    RuleOfConstants,
     SetAtom,
     SmoothProgram,
     Solution,
     Sparse,
     SparseMatrix,
-    UpdateRule,
+    prepared_projection,
     recognise_set,
 )
 
@@ -41,10 +43,10 @@ _CONSTRAINTS = (
 )  # fmt: skip
 
 
-class PGDRule(UpdateRule):
+class PGDRule(RuleOfConstants):
     """One projected gradient step, with a closed-form projection or an inner fold."""
 
-    api_version = 1
+    api_version = 2
     config_class = PGDConfig
 
     def __init__(self, config: PGDConfig) -> None:
@@ -75,14 +77,19 @@ class PGDRule(UpdateRule):
             return {"inner": _projection_problem(problem.structure.template)}
         return {}
 
-    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
+    def bind_with(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], constants: Constants
+    ) -> BoundRule:
         if "inner" in inner:
-            return _BoundPGD(program, self.config, _InnerProjection(program, inner["inner"]))
+            projection: Projection = _InnerProjection(program, inner["inner"])
+            return _BoundPGD(program, self.config, projection, constants)
         build = _closed_form(program.structure)
         if build is None:
             raise TypeError("pgd: bound without an inner fold to a set without closed form.")
-        projection = build(program).prepare()
-        return _BoundPGD(program, self.config, projection, projection.failed)
+        atom = build(program)
+        fields = ("sets",) if program.structure.only_set else atom.factored
+        closed = prepared_projection(atom, fields, constants)
+        return _BoundPGD(program, self.config, closed, constants, closed.failed)
 
 
 class _BoundPGD(GradientStep):
@@ -93,9 +100,10 @@ class _BoundPGD(GradientStep):
         program: SmoothProgram,
         config: PGDConfig,
         project: Projection,
+        constants: Constants,
         failed: Tensor | None = None,
     ) -> None:
-        super().__init__(program, lambda y, step: project(y), config.step_size, failed)
+        super().__init__(program, lambda y, step: project(y), config.step_size, failed, constants)
         self._project = project
 
     def initial(self, primal: Tensor | None = None) -> Tensor:

@@ -12,22 +12,24 @@ from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    Constants,
     GradientStep,
     Indicator,
     InnerFold,
     ProgramStructure,
+    RuleOfConstants,
     SetAtom,
     SmoothProgram,
-    UpdateRule,
+    prepared_projection,
 )
 
 from .config import ProximalConfig
 
 
-class ProximalRule(UpdateRule):
+class ProximalRule(RuleOfConstants):
     """One proximal gradient step on a smooth objective plus one term with a known prox."""
 
-    api_version = 1
+    api_version = 2
     config_class = ProximalConfig
 
     def __init__(self, config: ProximalConfig) -> None:
@@ -61,13 +63,15 @@ class ProximalRule(UpdateRule):
             "constraints=[...], or use rule: pgd with an inner fold"
         )
 
-    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
-        prox, failed = _prepared(program)
-        return GradientStep(program, prox, self.config.step_size, failed)
+    def bind_with(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], constants: Constants
+    ) -> BoundRule:
+        prox, failed = _prepared(program, constants)
+        return GradientStep(program, prox, self.config.step_size, failed, constants)
 
 
 def _prepared(
-    program: SmoothProgram,
+    program: SmoothProgram, constants: Constants
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor | None]:
     """Return the proximal operator and the samples that it fails for, (B,) bool; None for none."""
     term = program.regularizers[0] if program.regularizers else None
@@ -76,7 +80,7 @@ def _prepared(
         only_set = program.sets[0]
     if only_set is not None:
         # Factored once here: a projection that is asked for anew factors at every step.
-        projection = only_set.prepare()
+        projection = prepared_projection(only_set, ("sets", "regularizers"), constants)
         return (lambda y, step: projection(y)), projection.failed
     if term is None:
         return (lambda y, step: y), None

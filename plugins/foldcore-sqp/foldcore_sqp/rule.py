@@ -27,14 +27,15 @@ from torch import Tensor
 
 from foldcore import (
     BoundRule,
+    Constants,
     Duals,
     FixedPointOperator,
     InnerFold,
     ParametricProblem,
     ProgramStructure,
+    RuleOfConstants,
     SmoothProgram,
     Solution,
-    UpdateRule,
     ZeroOperator,
 )
 
@@ -45,10 +46,10 @@ from .operators import ScaledIdentity
 from .subproblem import constraint_values, subproblem, without_failed
 
 
-class SQPRule(UpdateRule):
+class SQPRule(RuleOfConstants):
     """One SQP step, its QP solved by an inner fold: for QP, QCQP and smooth NLP, convex or not."""
 
-    api_version = 1
+    api_version = 2
     config_class = SQPConfig
 
     def __init__(self, config: SQPConfig) -> None:
@@ -61,15 +62,17 @@ class SQPRule(UpdateRule):
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         if structure.has_regularizers:
             return "the objective has nonsmooth terms; SQP needs a smooth objective"
-        if "L1Ball" in structure.sets:
-            return "an l1 ball has no constraint rows to linearise"
+        if structure.without_rows:
+            return f"{', '.join(structure.without_rows)} has no constraint rows to linearise"
         return None
 
     def inner_problems(self, problem: ParametricProblem) -> Mapping[str, ParametricProblem]:
         return {"inner": subproblem(problem.structure)}
 
-    def bind(self, program: SmoothProgram, inner: Mapping[str, InnerFold]) -> BoundRule:
-        return _BoundSQP(program, self.config, inner["inner"])
+    def bind_with(
+        self, program: SmoothProgram, inner: Mapping[str, InnerFold], constants: Constants
+    ) -> BoundRule:
+        return _BoundSQP(program, self.config, inner["inner"], constants)
 
 
 class _BoundSQP(BoundRule):
@@ -80,8 +83,11 @@ class _BoundSQP(BoundRule):
     a solution their error is multiplied by d and costs a step no order. They are constants for autograd.
     """
 
-    def __init__(self, program: SmoothProgram, config: SQPConfig, fold: InnerFold) -> None:
+    def __init__(
+        self, program: SmoothProgram, config: SQPConfig, fold: InnerFold, constants: Constants
+    ) -> None:
         self._program, self._config, self._fold = program, config, fold
+        self._constants = constants
         self._given: Duals | None = None
         self._fitted: tuple[Tensor, Duals] | None = None
         self._failed: Tensor | None = None
@@ -190,7 +196,9 @@ class _BoundSQP(BoundRule):
         gradient = program.gradient(x)
         if program.hessian_is_constant:
             hessian = program.hessian(x)
-            if bool(is_positive_definite(hessian).all()):
+            if self._constants.once(
+                "definite", ("P",), lambda: bool(is_positive_definite(hessian).all())
+            ):
                 return {"P": hessian, "q": gradient}, None
         duals = self._multipliers(x.detach()) if duals is None else duals
         active = strictly_active(program, x.detach(), duals)
