@@ -54,7 +54,9 @@ def report(title: str, ways: Mapping[str, Callable[[], object]], base: str, repe
     for name, times in spent.items():
         ratio = np.median(np.array(times) / np.array(spent[base]))
         mark = "*" if name == base else " "
-        print(f" {mark}{name:44s} {1e3 * np.median(times):9.3f} ms   ratio {ratio:5.2f}", flush=True)
+        print(
+            f" {mark}{name:44s} {1e3 * np.median(times):9.3f} ms   ratio {ratio:5.2f}", flush=True
+        )
 
 
 def known_qp(
@@ -137,6 +139,7 @@ def reduced(data: dict[str, Tensor], active: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def dense(repeat: int) -> None:
+    """Print the dense cases."""
     for n, p, m, batch in ((100, 20, 50, 64), (500, 100, 250, 8), (10, 2, 5, 512)):
         for shared in (False, True):
             data, solution, active = known_qp(batch, n, p, m, shared)
@@ -165,6 +168,7 @@ def dense(repeat: int) -> None:
 
 
 def main() -> None:
+    """Print the cases that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=[], help="dense; all where none is named")
     parser.add_argument("--repeat", type=int, default=31)

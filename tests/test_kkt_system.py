@@ -116,7 +116,7 @@ def test_first_and_second_derivatives(form: str) -> None:
         return KKTSystem(symmetric, rows, **given).solve(right)
 
     leaves = [v.requires_grad_() for v in (hessian, rows, draw(7, 2, size))]
-    assert torch.autograd.gradcheck(solve, leaves)
+    assert torch.autograd.gradcheck(solve, leaves, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(solve, leaves)
 
 
