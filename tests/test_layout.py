@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 PLUGIN_FILES = sorted(path for plugin in PLUGINS for path in plugin.glob("foldcore_*/**/*.py"))
-PUBLIC_MODULES = {"foldcore", "foldcore.testing"}
+PUBLIC_MODULES = {"foldcore", "foldcore.kkt", "foldcore.testing"}
 
 
 def plugin_names() -> list[str]:

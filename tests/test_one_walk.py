@@ -52,6 +52,8 @@ def counted_calls() -> Iterator[list[str]]:
     def note(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         ours = "foldcore" in Path(code.co_filename).parts or "foldcore_" in code.co_filename
+        # An editable install's finder is asked for modules that torch imports late.
+        ours = ours and "__editable__" not in code.co_filename
         if event == "call" and ours and code.co_filename != here:
             calls.append(f"{Path(code.co_filename).name}:{code.co_name}")
 
@@ -69,8 +71,9 @@ def test_a_call_makes_few_calls_of_our_own() -> None:
         x = layer(q=q)
     with counted_calls() as backward:
         x.backward(torch.ones_like(x))
-    assert len(forward) <= 180, forward
-    assert len(backward) <= 20, backward
+    # About 65 and 35 of them are the KKT engine's: a system, its factors, a solve, the active set.
+    assert len(forward) <= 225, forward
+    assert len(backward) <= 60, backward
     assert len(forward) > 20  # the counter counts
 
 

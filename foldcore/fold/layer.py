@@ -18,6 +18,7 @@ from ..solution import Solution
 from .backward.record import fold_solution, with_live_primal
 from .backward.unfolding import unfold
 from .call.bound_call import Call
+from .call.degeneracy import undecided
 from .call.inputs import Inputs, Signature, collect
 from .call.prechecks import find_bad_samples
 from .call.verdicts import Verdicts, dead_solution, masked, squeeze
@@ -262,7 +263,10 @@ class Fold(nn.Module):
             return None
         if rule is None:
             return with_live_primal(parts, raw, answer, call, duals=duals)
-        if needs_grad or parts.polishes:
+        # A point that the rule improves is the answer, with and without a gradient alike.
+        report = raw.kkt if rule.decides_active_set else None
+        doubtful = report is not None and bool(undecided(report).any())
+        if needs_grad or parts.polishes or doubtful:
             return fold_solution(parts, rule, call, raw, duals=duals)
         return raw
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from ..config import PluginConfig
+from ..kkt import Ambiguity
 from ..problem.parametric import ParametricProblem
 from ..program.program import SmoothProgram
 from ..program.structure import ProgramStructure
@@ -97,6 +98,16 @@ class BoundRule(ABC):
         """
         return None
 
+    def ambiguities(
+        self, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Sequence[Ambiguity]:
+        """Return which derivatives of the last step do not exist, where its own system is singular.
+
+        Called before a cotangent v (B, s) of U(z) is pulled back to the parameters, given by name. The
+        default, none, is right for rules that solve no system of their own.
+        """
+        return ()
+
     def inner_reports(self) -> Mapping[str, Solution]:
         """Return the latest reports of the inner folds by the rule's name for them."""
         return {}
@@ -134,11 +145,14 @@ class UpdateRule(ABC):
 
     Attributes:
         api_version: See :class:`AdjointSolver`, likewise ``config_class``.
+        decides_active_set: Whether one step tells which constraints hold, where the solver's answer
+            is too rough to tell. The layer then takes the step's point where it is the better one.
     """
 
     api_version: ClassVar[int]
     config_class: ClassVar[type[PluginConfig]]
     config: PluginConfig
+    decides_active_set: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, config: PluginConfig) -> None:

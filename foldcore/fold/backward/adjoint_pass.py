@@ -14,8 +14,9 @@ from ...config import DegeneracyConfig
 from ...errors import AdjointError, AdjointWarning, name_samples
 from ...interfaces.adjoint import AdjointSolver
 from ...interfaces.fixed_point_operator import FixedPointOperator
+from ...interfaces.rule import BoundRule
 from ...solution import AdjointSolution
-from ..call.degeneracy import check_uniqueness
+from ..call.degeneracy import check_ambiguities, check_uniqueness
 from ..call.policy import act
 
 
@@ -29,7 +30,8 @@ class AdjointPass:
         policy: What to do with samples that did not converge.
         path, subject: How hooks and messages name the fold.
         updated: U(z*, θ) on the graph, to test singular samples with.
-        parameters: The tensors that need a gradient.
+        parameters, names: The tensors that need a gradient, and their names.
+        bound: The rule, which knows where its own step's system is singular.
         degeneracy: Policy for singular samples.
     """
 
@@ -40,6 +42,8 @@ class AdjointPass:
     subject: str
     updated: Tensor
     parameters: tuple[Tensor, ...]
+    names: tuple[str, ...]
+    bound: BoundRule
     degeneracy: DegeneracyConfig
 
     def __call__(self, cotangent: Tensor) -> Tensor:
@@ -58,6 +62,11 @@ class AdjointPass:
             check_uniqueness(
                 self.updated, self.parameters, answer.null_vector, self.degeneracy, self.subject
             )
+        named = dict(zip(self.names, self.parameters, strict=True))
+        with torch.no_grad():
+            found = self.bound.ambiguities(torch.where(finite, answer.adjoint, 0.0), named)
+        if found:
+            check_ambiguities(found, self.degeneracy, self.subject)
         if bool(answer.converged.all()):
             return adjoint
         return self._act(answer, adjoint)

@@ -34,6 +34,7 @@ def polished(
     state: Tensor,
     raw: Solution,
     verdicts: Verdicts,
+    only: Tensor | None = None,
 ) -> tuple[Tensor, Solution]:
     """Run ``fixed_point.polish`` steps, and reject what certificate (a) rejects afterwards.
 
@@ -46,15 +47,18 @@ def polished(
         state: The lifted answer. Shape (B, s).
         raw: The solver's answer with certificate (a), in the original's variables.
         verdicts: Receives the samples whose better point is rejected.
+        only: Samples to polish, (B,) bool; the others keep theirs. None for all.
 
     Returns:
         The state (B, s) of the points kept, and the answer with their primal, duals and certificate.
     """
     with torch.no_grad():
         start = _start(lowering, bound, state, raw, verdicts)
-        end = _run(bound, state, parts.config.fixed_point.polish)
+        end = _run(bound, state, max(1, parts.config.fixed_point.polish))
         found = _measured(lowering, bound, end, raw, verdicts)
         better = _not_worse(found.kkt.residual, start.kkt.residual)
+        if only is not None:
+            better = better & only
         kept = _choose(better, found, start)
         reject(kept.kkt, verdicts, parts.config.kkt)
         answer = replace(raw, primal=kept.primal, duals=kept.duals, kkt=kept.kkt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from ... import hooks
 from ...errors import ConfigError
 from ...interfaces.fixed_point_operator import FixedPointOperator
 from ...interfaces.rule import BoundRule, UpdateRule
+from ...kkt import kinked
 from ...optimality.duals import recover_duals
 from ...program.lowering import Lowering
 from ...program.program import SmoothProgram
@@ -20,7 +21,7 @@ from ...rules.linearise import one_step
 from ...solution import Duals, Solution, Status
 from ..call.bound_call import Call
 from ..call.certify import certify, check_fixed_point, check_kkt
-from ..call.degeneracy import check_complementarity
+from ..call.degeneracy import check_complementarity, undecided
 from ..call.inputs import Inputs
 from ..call.verdicts import Verdicts, settled, with_donor_rows
 from ..parts import Parts
@@ -83,6 +84,12 @@ def lift_fold(parts: Parts, rule: UpdateRule, call: Call, raw: Solution) -> Lift
         state = bound.lift(raw).detach()
         if parts.polishes:
             state, raw = polished(parts, bound_call.lowering, bound, state, raw, call.verdicts)
+        elif rule.decides_active_set and raw.kkt is not None:
+            doubtful = undecided(raw.kkt)
+            if bool(doubtful.any()):
+                state, raw = polished(
+                    parts, bound_call.lowering, bound, state, raw, call.verdicts, doubtful
+                )
     return LiftedFold(program, bound.at(state), state, raw)
 
 
@@ -129,7 +136,9 @@ def fold_solution(
         check_kkt(raw.kkt, verdicts, config.kkt, parts.subject)
     check_fixed_point(residual, lifted.state, verdicts, config.fixed_point, parts.subject)
     if raw.kkt is not None and needs_grad:
-        check_complementarity(raw.kkt, verdicts, config.degeneracy, parts.subject)
+        check_complementarity(
+            raw.kkt, verdicts, config.degeneracy, parts.subject, _kinks_at(lifted)
+        )
     hooks.residual_checked(parts.path, residual, time.perf_counter() - started)
     point = _differentiable_point(parts, bound_call.inputs, recorded)
     x = bound.primal(point)
@@ -140,6 +149,12 @@ def fold_solution(
         end = replace(raw, primal=x.detach(), duals=bound.duals(lifted.state))
         raw = recertified(parts, bound_call.lowering, end, verdicts)
     return answer(lifted.program, bound, raw, x, point, duals=duals and needs_grad)
+
+
+def _kinks_at(lifted: LiftedFold) -> Callable[[Tensor], dict[int, str]]:
+    program, point = lifted.program, lifted.solution
+    duals = program.pad_duals(point.duals)
+    return lambda tolerance: kinked(program, point.primal, duals, tolerance)
 
 
 def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Tensor:
@@ -167,6 +182,8 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
         subject=parts.subject,
         updated=recorded.updated,
         parameters=inputs.needing_grad,
+        names=tuple(name for name, value in inputs.values.items() if value.requires_grad),
+        bound=recorded.bound,
         degeneracy=parts.config.degeneracy,
     )
 

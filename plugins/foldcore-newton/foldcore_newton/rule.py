@@ -11,8 +11,7 @@ derivative: Amos and Kolter, OptNet (2017), equation (6), restricted to the acti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,13 +26,14 @@ from foldcore import (
     Solution,
     UpdateRule,
     ZeroOperator,
-    matvec,
     recover_duals,
-    rmatvec,
-    solve_checked,
 )
+from foldcore.kkt import Ambiguity, Held, SolutionSystem, ambiguities, confirmed_step
 
 from .config import NewtonConfig
+
+_INCONSISTENT = 1e-6
+"""Residual of a step's equations, relative to their terms, above which they have no solution."""
 
 
 class NewtonRule(UpdateRule):
@@ -41,6 +41,7 @@ class NewtonRule(UpdateRule):
 
     api_version = 1
     config_class = NewtonConfig
+    decides_active_set = True
 
     def __init__(self, config: NewtonConfig) -> None:
         self.config: NewtonConfig = config
@@ -60,15 +61,6 @@ class NewtonRule(UpdateRule):
         return _BoundNewton(program)
 
 
-@dataclass(frozen=True)
-class _Active:
-    """Masks of what holds with equality: rows of g (B, m), variables at a bound (B, n)."""
-
-    rows: Tensor
-    lower: Tensor
-    upper: Tensor
-
-
 class _BoundNewton(BoundRule):
     """The state is (x, ν, μ, λ_lower, λ_upper), the last two only where there are such bounds."""
 
@@ -82,9 +74,8 @@ class _BoundNewton(BoundRule):
             0 if program.lower is None else n,
             0 if program.upper is None else n,
         ]
-        # Without inequalities there is one active set, the same for all samples.
-        self._shared_by_batch = sum(self._sizes[2:]) == 0
-        self._singular: Tensor | None = None
+        self._last: tuple[SolutionSystem, Tensor] | None = None
+        self._guess: Held | None = None
 
     def _split(self, state: Tensor) -> tuple[Tensor, Duals]:
         x, equality, inequality, lower, upper = torch.split(state, self._sizes, dim=-1)
@@ -128,48 +119,44 @@ class _BoundNewton(BoundRule):
         return ZeroOperator(state)
 
     def failed(self) -> Tensor | None:
-        return self._singular
+        """Return the samples whose equations have no solution: a wrong active set, or wild data."""
+        if self._last is None:
+            return None
+        system, found = self._last
+        if system.system.factors.careful is None:
+            return None
+        residual = system.system.residual(system.right, found)
+        return ~(residual <= _INCONSISTENT)
+
+    def ambiguities(
+        self, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Sequence[Ambiguity]:
+        if self._last is None:
+            return ()
+        system, found = self._last
+        if not system.system.factors.singular:
+            return ()
+        x, duals = self._split(cotangent)
+        return ambiguities(system, found, system.pack_cotangent(x, duals), parameters)
 
     def step(self, state: Tensor) -> Tensor:
         x, duals = self._split(state)
         program = self._program
-        active = _active(program, x.detach(), duals)
-        hessian = program.lagrangian_hessian(x, duals)
-        equality, inequality = program.equality_jacobian(x), program.inequality_jacobian(x)
-        r_x, r_equality, r_rows = _right_hand_side(program, x, hessian, equality, inequality)
-        r_rows = torch.where(active.rows, r_rows, torch.zeros_like(r_rows))
-        bound = _bound_values(program, x, active)
-
-        free = (~(active.lower | active.upper)).to(x.dtype)
-        rows = active.rows.to(x.dtype)
-        if self._shared_by_batch and hessian.ndim == equality.ndim == 2:
-            matrix = _kkt_matrix(hessian, equality, inequality, free[:1], rows[:1]).squeeze(0)
-        else:
-            matrix = _kkt_matrix(hessian, equality, inequality, free, rows)
-        right = torch.cat(
-            [
-                free * (r_x - matvec(hessian, bound)),
-                r_equality - matvec(equality, bound),
-                active.rows * (r_rows - matvec(inequality, bound)),
-            ],
-            dim=-1,
-        )
-        solved, self._singular = solve_checked(matrix, right)
-        moved, nu, mu = torch.split(solved, self._sizes[:3], dim=-1)
-        x_new = free * moved + bound
-        mu = torch.where(active.rows, mu, torch.zeros_like(mu))
-        residual = matvec(hessian, x_new) - r_x + rmatvec(equality, nu) + rmatvec(inequality, mu)
-        zero = torch.zeros_like(residual)
-        multipliers = Duals(
-            equality=nu,
-            inequality=mu,
-            lower=torch.where(active.lower, residual, zero),
-            upper=torch.where(active.upper, -residual, zero),
-        )
-        return self._join(x_new, multipliers)
+        guess = held = _guess(program, x.detach(), duals)
+        known = None
+        if self._last is not None and program.hessian_is_constant:
+            known = self._last[0]
+            # What the last step made of the same guess it would make of it again.
+            if self._guess is not None and self._guess.same(guess):
+                held = known.held
+        self._guess = guess
+        system, found = confirmed_step(program, x, duals, held, known)
+        self._last = system, found
+        new, multipliers = system.unpack(found)
+        return self._join(new, multipliers)
 
 
-def _active(program: SmoothProgram, x: Tensor, duals: Duals) -> _Active:
+def _guess(program: SmoothProgram, x: Tensor, duals: Duals) -> Held:
     """Return what is active: a multiplier larger than its slack. Coinciding bounds always are."""
     with torch.no_grad():
         slack = -program.inequality(x)
@@ -183,54 +170,4 @@ def _active(program: SmoothProgram, x: Tensor, duals: Duals) -> _Active:
             pinned = program.lower == program.upper
             lower = lower | (pinned & (duals.lower >= duals.upper))
             upper = (upper | pinned) & ~lower
-        return _Active(rows=duals.inequality > slack, lower=lower, upper=upper)
-
-
-def _right_hand_side(
-    program: SmoothProgram, x: Tensor, hessian: Tensor, equality: Tensor, inequality: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Hx - ∇f, Jₕx - h and J_g x - g; for a QP these are -q, b and h themselves."""
-    if program.hessian_is_constant:
-        data = program.data
-        zeros = torch.zeros_like(x)
-        return (
-            zeros if data.q is None else zeros - data.q,
-            x.new_zeros(x.shape[0], 0) if data.b is None else data.b.expand(x.shape[0], -1),
-            x.new_zeros(x.shape[0], 0) if data.h is None else data.h.expand(x.shape[0], -1),
-        )
-    rows = program.inequality(x)
-    present = torch.isfinite(rows)
-    return (
-        matvec(hessian, x) - program.gradient(x),
-        matvec(equality, x) - program.equality(x),
-        matvec(inequality, x) - torch.where(present, rows, torch.zeros_like(rows)),
-    )
-
-
-def _bound_values(program: SmoothProgram, x: Tensor, active: _Active) -> Tensor:
-    values = torch.zeros_like(x)
-    if program.lower is not None:
-        values = torch.where(active.lower, program.lower, values)
-    if program.upper is not None:
-        values = torch.where(active.upper, program.upper, values)
-    return values
-
-
-def _kkt_matrix(
-    hessian: Tensor, equality: Tensor, inequality: Tensor, free: Tensor, rows: Tensor
-) -> Tensor:
-    """Return [[FHF + (I-F), FJₕᵀ, FJ_gᵀM], [JₕF, 0, 0], [MJ_gF, 0, -(I-M)]], (B, N, N).
-
-    F and M are the diagonal masks of free variables and active rows: fixed variables and inactive
-    rows keep identity equations, so that all samples share one shape.
-    """
-    batch, n = free.shape
-    curved = free.unsqueeze(-1) * hessian * free.unsqueeze(-2) + torch.diag_embed(1 - free)
-    upper = equality * free.unsqueeze(-2)
-    lower = rows.unsqueeze(-1) * inequality * free.unsqueeze(-2)
-    jacobian = torch.cat([upper.expand(batch, -1, n), lower.expand(batch, -1, n)], dim=-2)
-    p, m = equality.shape[-2], inequality.shape[-2]
-    corner = torch.diag_embed(torch.cat([rows.new_zeros(batch, p), rows - 1], dim=-1))
-    top = torch.cat([curved, jacobian.mT], dim=-1)
-    bottom = torch.cat([jacobian, corner], dim=-1)
-    return torch.cat([top, bottom], dim=-2).reshape(batch, n + p + m, n + p + m)
+        return Held(rows=duals.inequality > slack, lower=lower, upper=upper)

@@ -173,23 +173,54 @@ def test_smooth_nlp_matches_central_differences() -> None:
             assert torch.allclose(given, slope, rtol=1e-6, atol=1e-7), name
 
 
-def test_dependent_active_constraints_fail_by_name() -> None:
+def test_a_row_stated_twice_has_the_gradient_of_one_and_none_by_one_copy() -> None:
+    """x = -q + (q₁ + q₂ - 1)/2 on x₁ + x₂ = -1; which copy carries the multiplier does not matter."""
+    rows = torch.tensor([[1.0, 1.0], [2.0, 2.0]], dtype=torch.float64)
     problem = fc.QuadraticProgram(
-        P=torch.eye(2, dtype=torch.float64),
-        q=fc.Param(2),
-        G=torch.tensor([[1.0, 1.0], [2.0, 2.0]], dtype=torch.float64),
-        h=torch.tensor([-1.0, -2.0], dtype=torch.float64),
+        P=torch.eye(2, dtype=torch.float64), q=fc.Param(2), G=rows, h=fc.Param(2)
+    )
+    h = torch.tensor([-1.0, -2.0], dtype=torch.float64)
+    for split in ([0.1, 0.2], [0.5, 0.0], [0.0, 0.25]):
+
+        def answer(program: fc.SmoothProgram, split: list[float] = split) -> fc.Solution:
+            x = torch.tensor([[-0.5, -0.5]], dtype=torch.float64)
+            zero = torch.zeros_like(x)
+            mu = torch.tensor([split], dtype=torch.float64)
+            return fc.Solution(x, (fc.Status.OPTIMAL,), fc.Duals(zero[:, :0], mu, zero, zero))
+
+        choice = {"problem": problem, "solver": answer, "rule": "newton", "adjoint": GivenBack}
+        layer = fc.build(choice)
+        q = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        layer(q=q, h=h)[0].backward()
+        assert q.grad is not None
+        assert torch.allclose(q.grad, torch.tensor([-0.5, 0.5], dtype=torch.float64), atol=1e-14)
+        moved = h.clone().requires_grad_()
+        with pytest.raises(fc.DegenerateError, match=r"'h' is not unique.*inequality 0, 1"):
+            layer(q=q.detach(), h=moved)[0].backward()
+
+
+def test_copies_made_from_one_parameter_have_a_derivative_by_it() -> None:
+    """min ½‖x‖² on c - x₁ - x₂ <= 0, stated twice: x = (c/2, c/2)."""
+    problem = fc.Problem(
+        2,
+        lambda x: (x**2).sum() / 2,
+        {"c": fc.Param()},
+        inequality=lambda x, c: torch.stack([c - x.sum(), 3 * (c - x.sum())]),
     )
 
     def answer(program: fc.SmoothProgram) -> fc.Solution:
-        x = torch.tensor([[-0.5, -0.5]], dtype=torch.float64)
-        zero = torch.zeros_like(x)
-        duals = fc.Duals(zero[:, :0], torch.tensor([[0.1, 0.2]], dtype=torch.float64), zero, zero)
-        return fc.Solution(x, (fc.Status.OPTIMAL,), duals)
+        c = program.params["c"].detach().reshape(-1, 1)
+        zero = torch.zeros_like(c)
+        duals = fc.Duals(
+            zero[:, :0], torch.cat([c / 2, zero], -1), zero * c.new_ones(2), zero * c.new_ones(2)
+        )
+        return fc.Solution(c.expand(-1, 2) / 2, (fc.Status.OPTIMAL,) * len(c), duals)
 
     layer = fc.build({"problem": problem, "solver": answer, "rule": "newton", "adjoint": GivenBack})
-    with pytest.raises(fc.SolveError, match="singular update step"):
-        layer(q=torch.zeros(2, dtype=torch.float64, requires_grad=True))
+    c = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    layer(c=c)[:, 0].sum().backward()
+    assert c.grad is not None
+    assert torch.allclose(c.grad, torch.full_like(c, 0.5), atol=1e-14)
 
 
 def test_infinite_bounds_get_zero_gradient_and_pinned_variables_work() -> None:
@@ -217,7 +248,7 @@ def test_infinite_bounds_get_zero_gradient_and_pinned_variables_work() -> None:
 def test_regularizers_and_l1_balls_are_refused_with_the_reason() -> None:
     problem = fc.Problem(2, lambda x, c: ((x - c) ** 2).sum(), {"c": fc.Param(2)},
                          constraints=[fc.L1Ball(1.0)])  # fmt: skip
-    with pytest.raises(fc.ConfigError, match="l1 ball"):
+    with pytest.raises(fc.ConfigError, match="L1Ball"):
         fc.build({"problem": problem, "solver": lambda p: p, "rule": "newton"})
 
 
