@@ -1,8 +1,9 @@
 """What the layer adds to the raw solver, and what two workers save.
 
-python benchmarks/overhead.py [osqp] [daqp] [gurobi] [clarabel] [workers] [--repeat 31]
+python benchmarks/overhead.py [walk] [osqp] [daqp] [gurobi] [clarabel] [workers] [--repeat 31]
 
-Each case prints hand-written loops over prepared arrays beside ``layer(...)`` without gradient, run
+``walk`` prints what one small call costs; see walk.py. Each other case prints hand-written loops over
+prepared arrays beside ``layer(...)`` without gradient, run
 in turns in one process: medians of wall and processor time (milliseconds), the median over the
 rounds of the ratio to the loop marked with *, and the worst scaled KKT residual of the points, with
 multipliers recovered from them alike for every row. Raw loops use the settings of the plugin's
@@ -23,6 +24,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+import walk
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
@@ -369,7 +371,7 @@ def _missing(kind: str) -> str | None:
 
 def main() -> None:
     """Run the chosen cases."""
-    names = [*CASES, "workers"]
+    names = ["walk", *CASES, "workers"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(names)}")
     parser.add_argument("--repeat", type=int, default=31, help="rounds (count)")
@@ -379,6 +381,9 @@ def main() -> None:
         parser.error(f"unknown case {unknown[0]!r}; choose from {', '.join(names)}")
     torch.set_num_threads(1)
     for name in arguments.cases or names:
+        if name == "walk":
+            walk.report(20 * arguments.repeat)  # a call takes less than a millisecond
+            continue
         for kind, case in _cases(name):
             reason = _missing(kind)
             if reason is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 
@@ -33,6 +34,14 @@ class Status(str, Enum):
         return self is Status.OPTIMAL
 
 
+def _where(mask: Tensor, taken: object, other: object) -> dict[str, Tensor]:
+    others = vars(other)
+    return {
+        name: torch.where(mask.reshape(-1, *(1,) * (value.ndim - 1)), value, others[name])
+        for name, value in vars(taken).items()
+    }
+
+
 @dataclass(frozen=True)
 class Duals:
     """Multipliers of L = f + νᵀh(x) + μᵀg(x) + λ_lowerᵀ(lower - x) + λ_upperᵀ(x - upper).
@@ -51,6 +60,14 @@ class Duals:
     inequality: Tensor
     lower: Tensor
     upper: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Duals:
+        """Return the duals with a function applied to each of the four."""
+        return Duals(*[function(value) for value in vars(self).values()])
+
+    def where(self, mask: Tensor, other: Duals) -> Duals:
+        """Return these duals for the samples of a mask (B,), the other ones for the rest."""
+        return Duals(**_where(mask, self, other))
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,14 @@ class KKTReport:
     margin: Tensor
     free_directions: Tensor
     unique_duals: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> KKTReport:
+        """Return the report with a function applied to each of its tensors."""
+        return KKTReport(*[function(value) for value in vars(self).values()])
+
+    def where(self, mask: Tensor, other: KKTReport) -> KKTReport:
+        """Return this report for the samples of a mask (B,), the other one for the rest."""
+        return KKTReport(**_where(mask, self, other))
 
     @property
     def residual(self) -> Tensor:

@@ -14,7 +14,7 @@ from ..interfaces.adjoint import AdjointSolver
 from ..interfaces.rule import UpdateRule
 from ..interfaces.solver import Solver
 from ..problem.parametric import ParametricProblem
-from ..solution import Duals, Solution
+from ..solution import Solution
 from .backward.record import fold_solution, with_live_primal
 from .backward.unfolding import unfold
 from .call.bound_call import Call
@@ -211,8 +211,7 @@ class Fold(nn.Module):
         duals = given.duals
         if duals is not None:
             duals = self.problem.order_duals(duals, inverse=True)
-            rows = {name: value.detach() for name, value in vars(duals).items()}
-            duals = Duals(**{k: v if inputs.batched else v[None] for k, v in rows.items()})
+            duals = duals.map(lambda v: v.detach() if inputs.batched else v.detach()[None])
         primal = given.primal.detach()
         return replace(given, primal=primal if inputs.batched else primal[None], duals=duals)
 

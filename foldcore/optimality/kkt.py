@@ -8,7 +8,6 @@ from torch import Tensor
 from ..atoms import Indicator, Regularizer
 from ..atoms.stacked import StackedTerms
 from ..errors import UnsupportedError
-from ..numerics.products import rmatvec
 from ..program.program import SmoothProgram
 from ..solution import Duals, KKTReport
 from .duals import recover_duals
@@ -37,7 +36,7 @@ def kkt_report(
         UnsupportedError: If there are regularizers, or sets without rows, beside other constraints.
     """
     with torch.no_grad():
-        if program.regularizers or any(not atom.has_rows for atom in program.sets):
+        if program.regularizers or program.structure.without_rows:
             return _proximal_report(program, x)
         if duals is None:
             return _best_recovered(program, x)
@@ -59,24 +58,23 @@ def _best_recovered(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals
         recovered = recover_duals(program, x, tolerance)
         trial = _report(program, x, recovered.duals, recovered.unique)
         better = trial.residual < report.residual
-        report = KKTReport(**_chosen(better, trial, report))
-        duals = Duals(**_chosen(better, recovered.duals, duals))
+        report = trial.where(better, report)
+        duals = recovered.duals.where(better, duals)
     return report, duals
-
-
-def _chosen(mask: Tensor, taken: object, kept: object) -> dict[str, Tensor]:
-    return {
-        name: torch.where(mask.reshape(-1, *(1 for _ in value.shape[1:])), value, vars(kept)[name])
-        for name, value in vars(taken).items()
-    }
 
 
 def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> KKTReport:
     gradient = program.gradient(x)
-    pull = _constraint_pull(program, x, duals)
+    pull = program.constraint_pull(x, duals)
     pinned = _pinned(program, x)
-    primal_size = 1 + _largest(x)
-    dual_size = 1 + _dual_size(program, gradient, pull, duals)
+    terms = [gradient, pull]
+    if program.lower is not None:
+        terms.append(duals.lower)
+    if program.upper is not None:
+        terms.append(duals.upper)
+    primal_size = 1 + x.abs().amax(-1)
+    # The largest term of the stationarity condition.
+    dual_size = 1 + torch.cat(terms, -1).abs().amax(-1)
     slacks, multipliers = _inequality_pairs(program, x, duals, pinned)
     slacks, multipliers = slacks / primal_size[:, None], multipliers / dual_size[:, None]
     violation = _largest(program.equality(x)) / primal_size
@@ -93,7 +91,7 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
         primal, dual, complementarity = violation, *violation.new_zeros(2, x.shape[0])
         margin = torch.full_like(primal_size, float("inf"))
     return KKTReport(
-        stationarity=_largest(gradient + pull) / dual_size,
+        stationarity=(gradient + pull).abs().amax(-1) / dual_size,
         primal=primal,
         dual=dual,
         complementarity=complementarity,
@@ -101,35 +99,6 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
         free_directions=(program.n - program.n_equality - active).to(x.dtype),
         unique_duals=unique,
     )
-
-
-def _constraint_pull(program: SmoothProgram, x: Tensor, duals: Duals) -> Tensor:
-    """Return ∇L - ∇f, without a second ∇f. Shape (B, n)."""
-    data, functions = program.data, program.functions
-    pull = torch.zeros_like(x)
-    if program.n_equality:
-        rows = data.A if "equality" not in functions else None
-        rows = program.equality_jacobian(x) if rows is None else rows
-        pull = rmatvec(rows, duals.equality)
-    if program.n_inequality:
-        linear = "inequality" not in functions and not data.n_quadratic
-        rows = data.G if linear else None
-        rows = program.inequality_jacobian(x) if rows is None else rows
-        pull = pull + rmatvec(rows, duals.inequality)
-    if program.lower is not None:
-        pull = pull - duals.lower
-    if program.upper is not None:
-        pull = pull + duals.upper
-    return pull
-
-
-def _dual_size(program: SmoothProgram, gradient: Tensor, pull: Tensor, duals: Duals) -> Tensor:
-    """Return the largest term of the stationarity condition. Shape (B,)."""
-    size = _largest(gradient).maximum(_largest(pull))
-    for bound, multiplier in ((program.lower, duals.lower), (program.upper, duals.upper)):
-        if bound is not None:
-            size = size.maximum(_largest(multiplier))
-    return size
 
 
 def _pinned(program: SmoothProgram, x: Tensor) -> Tensor | None:

@@ -34,6 +34,7 @@ class SmoothProgram:
     Attributes:
         n: Number of variables.
         batch: B.
+        n_quadratic: Number of quadratic rows.
         n_equality, n_inequality: p and m, the rows of ``equality`` and ``inequality``.
         lower, upper: Bounds, (n,) or (B, n), ±inf where absent; None if there are none.
         quadratic: ``data`` if they are the whole problem, else None.
@@ -78,8 +79,11 @@ class SmoothProgram:
         # Plain attributes, for a call reads them dozens of times.
         self.n = data.n
         self.lower, self.upper = data.lower, data.upper
-        self.n_equality = data.n_equality + function_rows[0]
-        self.n_inequality = data.n_linear + data.n_quadratic + function_rows[1]
+        equalities = 0 if data.A is None else data.A.shape[-2]
+        linear = 0 if data.G is None else data.G.shape[-2]
+        self.n_quadratic = 0 if data.quadratic_r is None else data.quadratic_r.shape[-1]
+        self.n_equality = equalities + function_rows[0]
+        self.n_inequality = linear + self.n_quadratic + function_rows[1]
         self.functions: dict[str, BatchedFunction] = {}
         for role, function in zip(_ROLES, (objective, equality, inequality), strict=True):
             if function is not None:
@@ -245,7 +249,7 @@ class SmoothProgram:
         rows = []
         if self.data.G is not None and self.data.h is not None:
             rows.append(matvec(self.data.G, x) - self.data.h)
-        if self.data.n_quadratic:
+        if self.n_quadratic:
             rows.append(self.data.quadratic_rows(x))
         if self._inequality is not None:
             rows.append(self._inequality.value(x))
@@ -265,7 +269,7 @@ class SmoothProgram:
         blocks = []
         if self.data.G is not None:
             blocks.append(to_dense(self.data.G))
-        if self.data.n_quadratic:
+        if self.n_quadratic:
             blocks.append(self.data.quadratic_jacobian(x))
         if self._inequality is not None:
             blocks.append(self._inequality.jacobian(x))
@@ -273,38 +277,38 @@ class SmoothProgram:
 
     def lagrangian_gradient(self, x: Tensor, duals: Duals) -> Tensor:
         """Return ∇f + Jₕᵀν + J_gᵀμ - λ_lower + λ_upper. Shapes (B, n) -> (B, n)."""
-        value = self.gradient(x)
+        return self.gradient(x) + self.constraint_pull(x, duals)
+
+    def constraint_pull(self, x: Tensor, duals: Duals) -> Tensor:
+        """Return ∇L - ∇f = Jₕᵀν + J_gᵀμ - λ_lower + λ_upper. Shapes (B, n) -> (B, n)."""
+        value = None
         if self.n_equality:
-            value = value + self._pull_equality(x, duals.equality)
+            rows = self.data.A if self._equality is None else None
+            rows = self.equality_jacobian(x) if rows is None else rows
+            value = rmatvec(rows, duals.equality)
         if self.n_inequality:
-            value = value + self._pull_inequality(x, duals.inequality)
+            linear = self._inequality is None and not self.n_quadratic
+            rows = self.data.G if linear else None
+            rows = self.inequality_jacobian(x) if rows is None else rows
+            pulled = rmatvec(rows, duals.inequality)
+            value = pulled if value is None else value + pulled
         if self.lower is not None:
-            value = value - duals.lower
+            value = -duals.lower if value is None else value - duals.lower
         if self.upper is not None:
-            value = value + duals.upper
-        return value
-
-    def _pull_equality(self, x: Tensor, weights: Tensor) -> Tensor:
-        if self._equality is None and self.data.A is not None:
-            return rmatvec(self.data.A, weights)
-        return rmatvec(self.equality_jacobian(x), weights)
-
-    def _pull_inequality(self, x: Tensor, weights: Tensor) -> Tensor:
-        if self._inequality is None and self.data.G is not None and not self.data.n_quadratic:
-            return rmatvec(self.data.G, weights)
-        return rmatvec(self.inequality_jacobian(x), weights)
+            value = duals.upper if value is None else value + duals.upper
+        return torch.zeros_like(x) if value is None else value
 
     def lagrangian_hessian(self, x: Tensor, duals: Duals) -> Tensor:
         """Return ∇²L in x: (n, n) where shared by the batch, else (B, n, n)."""
         value = self.hessian(x)
-        if self.data.n_quadratic or self._equality is not None or self._inequality is not None:
+        if self.n_quadratic or self._equality is not None or self._inequality is not None:
             value = value + self.constraint_hessian(x, duals)
         return value
 
     def constraint_hessian(self, x: Tensor, duals: Duals) -> Tensor:
         """Return Σ ν_i ∇²h_i + Σ μ_i ∇²g_i: (n, n) where shared by the batch, else (B, n, n)."""
         value = x.new_zeros(self.n, self.n)
-        linear, quadratic = self.data.n_linear, self.data.n_quadratic
+        linear, quadratic = self.data.n_linear, self.n_quadratic
         if quadratic and self.data.quadratic_P is not None:
             pattern = "bk,kij->bij" if self.data.quadratic_P.ndim == 3 else "bk,bkij->bij"
             weights = duals.inequality[:, linear : linear + quadratic]
@@ -320,7 +324,7 @@ class SmoothProgram:
     @property
     def hessian_is_constant(self) -> bool:
         """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
-        return self.quadratic is not None and not self.data.n_quadratic
+        return self.quadratic is not None and not self.n_quadratic
 
     def asserted_mismatch(self, x: Tensor, rtol: float = 1e-6) -> str | None:
         """Compare asserted quadratic data with the functions they stand for, at points x (B, n).

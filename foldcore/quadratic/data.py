@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -22,9 +22,6 @@ class QuadraticData:
 
     Each field is shared by the batch ((n,), (m, n), …) or has a leading batch dimension. P is
     symmetric. A missing field is None. ±inf in h, lower, upper means absent.
-
-    Attributes:
-        n_equality, n_linear, n_quadratic: Rows of A, of G, and quadratic ones.
     """
 
     n: int
@@ -39,17 +36,19 @@ class QuadraticData:
     quadratic_P: Tensor | None = None
     quadratic_q: Tensor | None = None
     quadratic_r: Tensor | None = None
-    n_equality: int = field(init=False, repr=False)
-    n_linear: int = field(init=False, repr=False)
-    n_quadratic: int = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        counts = {
-            "n_equality": 0 if self.A is None else int(self.A.shape[-2]),
-            "n_linear": 0 if self.G is None else int(self.G.shape[-2]),
-            "n_quadratic": 0 if self.quadratic_r is None else int(self.quadratic_r.shape[-1]),
-        }
-        vars(self).update(counts)  # the class is frozen, and these follow from its fields
+    @property
+    def n_equality(self) -> int:
+        return 0 if self.A is None else int(self.A.shape[-2])
+
+    @property
+    def n_linear(self) -> int:
+        """Rows of G."""
+        return 0 if self.G is None else int(self.G.shape[-2])
+
+    @property
+    def n_quadratic(self) -> int:
+        return 0 if self.quadratic_r is None else int(self.quadratic_r.shape[-1])
 
     def items(self) -> list[tuple[str, Matrix]]:
         """Return the fields that are present, with their names."""
@@ -98,9 +97,7 @@ class QuadraticData:
         return torch.einsum(pattern, self.quadratic_P, x) + self.quadratic_q
 
 
-DATA_FIELDS: tuple[str, ...] = tuple(
-    f.name for f in fields(QuadraticData) if f.init and f.name != "n"
-)
+DATA_FIELDS: tuple[str, ...] = tuple(f.name for f in fields(QuadraticData) if f.name != "n")
 
 SAMPLE_DIMS = {
     "P": 2, "q": 1, "A": 2, "b": 1, "G": 2, "h": 1, "lower": 1, "upper": 1,

@@ -106,15 +106,8 @@ def _not_worse(after: Tensor, before: Tensor) -> Tensor:
 
 def _choose(mask: Tensor, taken: _Point, kept: _Point) -> _Point:
     """Return, per sample of the mask (B,), the one point or the other."""
-
-    def fields(one: object, other: object) -> dict[str, Tensor]:
-        return {
-            name: torch.where(mask.reshape(-1, *(1,) * (value.ndim - 1)), value, vars(other)[name])
-            for name, value in vars(one).items()
-        }
-
     return _Point(
         primal=torch.where(mask[:, None], taken.primal, kept.primal),
-        duals=Duals(**fields(taken.duals, kept.duals)),
-        kkt=KKTReport(**fields(taken.kkt, kept.kkt)),
+        duals=taken.duals.where(mask, kept.duals),
+        kkt=taken.kkt.where(mask, kept.kkt),
     )

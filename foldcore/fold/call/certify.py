@@ -88,13 +88,12 @@ def _kkt_tolerance(config: KKTConfig, residual: Tensor) -> float:
 
 def _without(report: KKTReport, failed: Tensor) -> KKTReport:
     """Return the report with NaN for failed samples: their rows are those of a placeholder."""
-    return KKTReport(
-        **{
-            name: value & ~failed
+    return report.map(
+        lambda value: (
+            value & ~failed
             if value.dtype == torch.bool
             else torch.where(failed, float("nan"), value)
-            for name, value in vars(report).items()
-        }
+        )
     )
 
 

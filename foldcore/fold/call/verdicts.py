@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SolveError, SolveWarning, name_samples
-from ...solution import Duals, KKTReport, Solution, Status
+from ...solution import KKTReport, Solution, Status
 from .inputs import Inputs
 from .policy import act
 
@@ -137,7 +137,7 @@ def with_donor_rows(raw: Solution, verdicts: Verdicts) -> Solution:
 
     duals = raw.duals
     if duals is not None:
-        duals = Duals(**{name: repaired(value) for name, value in vars(duals).items()})
+        duals = duals.map(repaired)
     return replace(raw, primal=repaired(raw.primal), duals=duals)
 
 
@@ -149,9 +149,7 @@ def masked(solution: Solution, verdicts: Verdicts, device: torch.device, filler:
     failed = verdicts.mask(device)[:, None]
     duals = solution.duals
     if duals is not None:
-        duals = Duals(
-            **{name: torch.where(failed, filler, value) for name, value in vars(duals).items()}
-        )
+        duals = duals.map(lambda value: torch.where(failed, filler, value))
     residual = solution.fixed_point_residual
     if residual is not None:
         residual = torch.where(failed[:, 0], float("nan"), residual)
@@ -188,5 +186,5 @@ def squeeze(solution: Solution) -> Solution:
     """Drop the batch dimension that an unbatched call does not have."""
     duals = solution.duals
     if duals is not None:
-        duals = Duals(**{name: value[0] for name, value in vars(duals).items()})
+        duals = duals.map(lambda value: value[0])
     return replace(solution, primal=solution.primal[0], duals=duals)

@@ -68,7 +68,7 @@ class KnownProblem:
         """Return x*, with its multipliers if asked for."""
         known = self.duals if duals else None
         if known is not None:
-            known = Duals(**{name: value.to(dtype) for name, value in vars(known).items()})
+            known = known.map(lambda value: value.to(dtype))
         return Solution(self.primal.to(dtype), (Status.OPTIMAL,) * self.batch, known)
 
     def batched(self, name: str) -> bool:
@@ -79,7 +79,7 @@ class KnownProblem:
         """Return the problem with these samples, which may repeat."""
         duals = self.duals
         if duals is not None:
-            duals = Duals(**{name: value[index] for name, value in vars(duals).items()})
+            duals = duals.map(lambda value: value[index])
         values = {k: v[index] if self.batched(k) else v for k, v in self.values.items()}
         return replace(self, values=values, primal=self.primal[index], duals=duals)
 

@@ -74,12 +74,7 @@ def best_multipliers(program: SmoothProgram, x: Tensor, given: Duals | None) -> 
             found = _mismatch(program, x, candidate)
             better = poor & ~(found >= smallest)
             smallest = torch.where(better, found, smallest)
-            best = Duals(
-                **{
-                    name: torch.where(better[:, None], value, getattr(best, name))
-                    for name, value in vars(candidate).items()
-                }
-            )
+            best = candidate.where(better, best)
         return best
 
 
