@@ -74,7 +74,7 @@ class Factors:
     def null_vectors(self) -> Tensor:
         """Bases of K's null spaces, zero beyond them, of the careful samples. Shape (b, size, r)."""
         if self._careful is None or self.careful is None:
-            return self.operator.rows.new_zeros(0, self.operator.size, 0)
+            return self.operator.dense_rows.new_zeros(0, self.operator.size, 0)
         return self._careful.null_vectors.expand(len(self.careful), -1, -1)
 
     def solve(self, right: Tensor) -> Tensor:

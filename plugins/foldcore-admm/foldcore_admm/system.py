@@ -66,7 +66,7 @@ class ConstantBlock:
     def _contradicted(self) -> Tensor:
         """Return the samples whose b is not in the range of A. Shape (B,), bool."""
         with torch.no_grad():
-            zero = self._system.operator.rows.new_zeros(self._batch, self._n)
+            zero = self._system.operator.dense_rows.new_zeros(self._batch, self._n)
             right = zero if self._b is None else self._right(zero, objective=False)
             found = self._system.solve(right)
             gap = (right - self._system.operator.product(found)).abs().amax(-1)
