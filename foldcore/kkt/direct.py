@@ -178,7 +178,7 @@ class SharedFactors:
             w = self._multipliers(t @ self._left.mT - r_all)
             t = t - w @ self._right.mT
         x = t if self._h is not None else self._triangular(t, upper=True)
-        w_c = torch.where(operator.active, w[:, :k], r_c)
+        w_c = w if operator.all_active else torch.where(operator.active, w[:, :k], r_c)
         if operator.fixed is None or r_b is None:
             return torch.cat([x, w_c], -1)
         x = torch.where(operator.fixed, r_b, x)

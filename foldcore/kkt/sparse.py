@@ -72,6 +72,10 @@ class SparseFactors:
         length = torch.linalg.vector_norm(off, dim=-1, keepdim=True)
         self.null_vectors = (off / length.clamp_min(eps))[singular].unsqueeze(-1)
 
+    def resized(self, operator: Operator) -> SparseFactors:
+        """Return the factors for a batch of another size: new ones."""
+        return self if operator.batch == self.operator.batch else SparseFactors(operator)
+
     @property
     def singular(self) -> bool:
         """Whether some sample's K has a null space."""

@@ -106,9 +106,11 @@ class _Box:
         self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
     ) -> Factors | SparseFactors:
         """Return the factors, made now if they are not yet."""
-        if self._factors is None:
+        if self._factors is None or self._factors.operator.batch != active.shape[0]:
             with torch.no_grad():
                 bare = self.operator(hessian.detach(), rows.detach(), active, fixed)
+                if self._factors is not None:
+                    return self._factors.resized(bare)
                 self._factors = SparseFactors(bare) if bare.sparse else Factors(bare)
         return self._factors
 
