@@ -8,8 +8,15 @@ _collects = gc.isenabled()
 gc.disable()
 try:
     from .adjoints.dense import DenseSolve, refine_adjoint, solve_dense
+    from .adjoints.frame import KrylovAdjoint, ScaledAdjoint
     from .adjoints.gmres import gmres_cycle
-    from .adjoints.system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
+    from .adjoints.system import (
+        AdjointProgress,
+        KrylovCycle,
+        KrylovMethod,
+        ScaledSystem,
+        run_krylov_cycles,
+    )
     from .atoms import (
         L1,
         AffineSet,
@@ -43,6 +50,7 @@ try:
         KKTConfig,
         PluginConfig,
         PluginReference,
+        ToleranceConfig,
     )
     from .errors import (
         AdjointError,
@@ -84,6 +92,12 @@ try:
     from .interfaces.rule import BoundRule, InnerFold, PreparedRule, UpdateRule
     from .interfaces.solver import Capabilities, IterationMap, Session, Solver
     from .numerics.acceleration import Accelerated, accelerate
+    from .numerics.definiteness import (
+        factor_definite,
+        is_positive_definite,
+        is_positive_semidefinite,
+        solve_factored,
+    )
     from .numerics.eigenvalues import largest_eigenvalue, operator_norm
     from .numerics.minimum_norm import MinimumNorm, minimum_norm
     from .numerics.products import matvec, rmatvec, to_dense
@@ -178,7 +192,9 @@ __all__ = [
     "IterativeConfig",
     "KKTConfig",
     "KKTReport",
+    "KrylovAdjoint",
     "KrylovCycle",
+    "KrylovMethod",
     "L1Ball",
     "L2Ball",
     "Lowering",
@@ -216,6 +232,7 @@ __all__ = [
     "SampleSolver",
     "SampleSolverConfig",
     "SampleStart",
+    "ScaledAdjoint",
     "ScaledSystem",
     "Session",
     "SetAtom",
@@ -231,6 +248,7 @@ __all__ = [
     "SparseMatrix",
     "StackedTerms",
     "Status",
+    "ToleranceConfig",
     "UnexpectedParameterError",
     "UnknownPluginError",
     "UnsupportedError",
@@ -242,9 +260,12 @@ __all__ = [
     "build",
     "collect_answers",
     "diagnose",
+    "factor_definite",
     "factor_square",
     "fastest_step",
     "gmres_cycle",
+    "is_positive_definite",
+    "is_positive_semidefinite",
     "kkt_report",
     "largest_curvature",
     "largest_eigenvalue",
@@ -264,6 +285,7 @@ __all__ = [
     "sample_starts",
     "solve_checked",
     "solve_dense",
+    "solve_factored",
     "solve_square",
     "solver",
     "spectral_radius",

@@ -127,6 +127,10 @@ class AdjointProgress:
             products=self.products + where,
         )
 
+    def report(self, system: ScaledSystem) -> AdjointSolution:
+        """Return the answer that these iterates are, unscaled."""
+        return system.report(self.adjoint, self.norm, self.products)
+
 
 @dataclass(frozen=True)
 class KrylovCycle:

@@ -37,10 +37,11 @@ from foldcore import (
     SmoothProgram,
     Solution,
     ZeroOperator,
+    is_positive_definite,
 )
 
 from .config import SQPConfig
-from .convexify import convexify, is_positive_definite
+from .convexify import convexify
 from .multipliers import StrictlyActive, best_multipliers, strictly_active
 from .operators import ScaledIdentity
 from .subproblem import constraint_values, subproblem, without_failed
