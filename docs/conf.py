@@ -20,12 +20,12 @@ extensions = [
     "sphinx-mathjax-offline",  # formulas render without a network
     "generated_pages",
 ]
-exclude_patterns = ["_extensions"]
+exclude_patterns = ["_extensions", "generated/rooms.md"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "foldcore"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["tables.css", "house.css"]
 html_show_sphinx = False

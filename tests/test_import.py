@@ -28,6 +28,7 @@ plugins = [e.module for g in groups for e in entry_points(group="foldcore." + g)
 print(json.dumps(dict(torch=torch_seconds, own=own_seconds, modules=modules, plugins=plugins)))
 """
 IMPORT = "import foldcore"
+EVERYTHING = "from foldcore import *"
 LIST = """
 import foldcore
 from foldcore.registry import adjoint_solvers, solvers, update_rules
@@ -81,7 +82,7 @@ def planted(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("statement", [IMPORT, LIST], ids=["import", "list"])
+@pytest.mark.parametrize("statement", [IMPORT, EVERYTHING, LIST], ids=["import", "face", "list"])
 def test_import_and_listing_load_no_plugin_and_no_heavy_module(
     statement: str, planted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from architecture_page import rooms_page
 from configuration_page import configuration_page
 from folding_figure import draw_folding
 from hooks_page import hooks_page
 from plugin_pages import plugin_pages
+from reference_pages import reference_pages
 from sphinx.application import Sphinx
 
 from foldcore.testing import markdown_table
@@ -23,6 +25,8 @@ def write_pages(app: Sphinx) -> None:
         "configuration.md": configuration_page(),
         "hooks.md": hooks_page(),
         "checks.md": f"# What the conformance kit checks\n\n{markdown_table()}\n",
+        "rooms.md": rooms_page(source.parent),
+        **reference_pages(),
         **plugin_pages(source.parent),
     }
     for name, text in pages.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -147,8 +147,21 @@ class KrylovCycle:
     broken: Tensor
 
 
-KrylovMethod = Callable[[Tensor, Tensor, Tensor, Tensor], KrylovCycle]
-"""(residual (B, s), norm (B,), active (B,) bool, budget of products (B,) int64) -> KrylovCycle."""
+class KrylovMethod(Protocol):
+    """One cycle of an iterative method, for one solve."""
+
+    def __call__(
+        self, residual: Tensor, norm: Tensor, active: Tensor, budget: Tensor
+    ) -> KrylovCycle:
+        """Return a correction of (I - Φᵀ) d = r for each active sample, whatever the others hold.
+
+        Args:
+            residual: r. Shape (B, s).
+            norm: ‖r‖₂. Shape (B,).
+            active: Samples to work on. Shape (B,), bool.
+            budget: Largest number of products per sample. Shape (B,), int64.
+        """
+        ...
 
 
 def run_krylov_cycles(

@@ -4,7 +4,7 @@ from .confirmed import confirmed_step
 from .kinks import kinked
 from .solution_system import Held, SolutionSystem
 from .system import KKTSystem
-from .uniqueness import Ambiguity, ambiguities
+from .uniqueness import Ambiguity, ambiguities, solution_ambiguities
 
 __all__ = [
     "Ambiguity",
@@ -14,4 +14,5 @@ __all__ = [
     "ambiguities",
     "confirmed_step",
     "kinked",
+    "solution_ambiguities",
 ]

@@ -64,8 +64,8 @@ class CarefulFactors:
         if not self.null_vectors.shape[-1]:
             return found
         # The factors' own solution is of least norm on the scaled rows: another one for other units.
-        part = torch.bmm(self.null_vectors.mT, found.unsqueeze(-1))
-        return found - torch.bmm(self.null_vectors, part).squeeze(-1)
+        part = self.null_vectors.mT @ found.unsqueeze(-1)
+        return found - (self.null_vectors @ part).squeeze(-1)
 
     def _solve_free(self, r_x: Tensor, r_c: Tensor) -> tuple[Tensor, Tensor]:
         x, w = torch.zeros_like(r_x), torch.zeros_like(r_c)
@@ -167,7 +167,7 @@ class _CarefulGroup:
 
     def _augmented(self, right: Tensor) -> Tensor:
         a, b = right[:, : self._f], right[:, self._f :]
-        a = a + torch.bmm(self._c.mT, b.unsqueeze(-1)).squeeze(-1)
+        a = a + (self._c.mT @ b.unsqueeze(-1)).squeeze(-1)
         t = torch.linalg.solve_triangular(self._root, a.unsqueeze(-1), upper=False)
         w = torch.cholesky_solve(self._v @ t - b.unsqueeze(-1), self._schur)
         if self._group.rows_there is not None:
@@ -182,8 +182,10 @@ class _CarefulGroup:
         found = self._augmented(right)
         if self._eigen is not None:
             inverse, vectors, _ = self._eigen
-            part = torch.bmm(vectors.mT, right[self._slow].unsqueeze(-1))
-            found[self._slow] = torch.bmm(vectors, part * inverse.unsqueeze(-1)).squeeze(-1)
+            # One system may serve many right-hand sides: then there is nothing to pick.
+            slow = slice(None) if len(self._slow) == 1 else self._slow
+            part = vectors.mT @ right[slow].unsqueeze(-1)
+            found[slow] = (vectors @ (part * inverse.unsqueeze(-1))).squeeze(-1)
         found = found * self._d
         return found[:, : self._f], found[:, self._f :]
 

@@ -49,6 +49,15 @@ class Factors:
         self._careful: CarefulFactors | None = None
         if self.exact:
             return
+        if operator.shared and operator.all_active:
+            # One system for every right-hand side: it is looked at once.
+            one = torch.zeros_like(self.nullity[:1])
+            if not bool(pivots[0] > min(0.1, _TRUSTED * scale)):
+                self.careful = torch.arange(operator.batch, device=pivots.device)
+                self._careful = CarefulFactors(operator.take(one))
+                self.nullity = self._careful.nullity.expand(operator.batch)
+                self.nonconvex = self._careful.nonconvex.expand(operator.batch)
+            return
         doubtful = torch.nonzero(~(pivots > min(0.1, _TRUSTED * scale))).flatten()
         if doubtful.numel():
             self.careful = doubtful
@@ -64,9 +73,9 @@ class Factors:
     @property
     def null_vectors(self) -> Tensor:
         """Bases of K's null spaces, zero beyond them, of the careful samples. Shape (b, size, r)."""
-        if self._careful is None:
+        if self._careful is None or self.careful is None:
             return self.operator.rows.new_zeros(0, self.operator.size, 0)
-        return self._careful.null_vectors
+        return self._careful.null_vectors.expand(len(self.careful), -1, -1)
 
     def solve(self, right: Tensor) -> Tensor:
         """Return the solution of Ky = r, of least norm where there are many; least squares for none.

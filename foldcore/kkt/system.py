@@ -41,6 +41,11 @@ class KKTSystem:
         operator = self.operator
         return self._box.factors(operator.hessian, operator.rows, operator.active, operator.fixed)
 
+    def factor(self) -> None:
+        """Make the factors now, for a system that is kept."""
+        operator = self.operator
+        self._box.factors(operator.hessian, operator.rows, operator.active, operator.fixed)
+
     def solve(self, right: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the solution of Ky = r nearest to ``start``, as a function of r, H, C and ``start``.
 
@@ -123,6 +128,7 @@ class _Solve(torch.autograd.Function):
         box, _, _, hessian, rows, active, fixed = inputs
         ctx.box = box
         ctx.save_for_backward(output, hessian, rows, active, fixed)
+        ctx.save_for_forward(output, hessian, rows, active, fixed)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -145,6 +151,37 @@ class _Solve(torch.autograd.Function):
             d_rows = _rows_gradient(operator, v_x, v_w, y_x, y_w)
         d_right = pulled if wants_right else None
         return None, d_right, d_start, d_hessian, d_rows, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        found, hessian, rows, active, fixed = ctx.saved_tensors
+        _, d_right, d_start, d_hessian, d_rows, _, _ = tangents
+        box = ctx.box
+        operator = box.operator(hessian, rows, active, fixed)
+        right = torch.zeros_like(found) if d_right is None else d_right
+        if d_hessian is not None or d_rows is not None:
+            moved = box.operator(
+                torch.zeros_like(hessian) if d_hessian is None else d_hessian,
+                torch.zeros_like(rows) if d_rows is None else d_rows,
+                active,
+                fixed,
+            )
+            x, w, bound = operator.split(found)
+            # The identity equations of K do not move with its data.
+            held = [x, torch.where(active, w, 0.0)]
+            held += [] if bound is None else [torch.zeros_like(bound)]
+            top, rest, _ = operator.split(moved.product(torch.cat(held, -1)))
+            parts = [top, torch.where(active, rest, 0.0)]
+            parts += [] if bound is None else [torch.zeros_like(bound)]
+            right = right - torch.cat(parts, -1)
+        moved_by: Tensor = _Solve.apply(box, right, None, hessian, rows, active, fixed)  # type: ignore[no-untyped-call]
+        factors = box.factors(hessian, rows, active, fixed)
+        if d_start is None or not factors.singular:
+            return moved_by
+        # (I - K⁺K) is symmetric, and so its own transpose.
+        seen = _Solve.apply(box, operator.product(d_start), None, hessian, rows, active, fixed)  # type: ignore[no-untyped-call]
+        kept: Tensor = d_start - seen
+        return moved_by + kept
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], *inputs: Any) -> tuple[Tensor, int]:

@@ -8,7 +8,7 @@ all data that leave the dependence of the rows as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .factors import Factors
 from .solution_system import SolutionSystem
+from .system import KKTSystem
 
 _CONSISTENT = 1e-8
 """Part of a cotangent along the null space, relative to the whole, up to which it is rounding."""
@@ -51,17 +52,23 @@ class Ambiguity:
 
 
 def ambiguities(
-    system: SolutionSystem, found: Tensor, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    system: KKTSystem,
+    right: Tensor,
+    found: Tensor,
+    cotangent: Tensor,
+    parameters: Mapping[str, Tensor],
+    named: Callable[[int], str],
 ) -> list[Ambiguity]:
     """Return which derivatives of yᵀv do not exist, for samples whose K is singular.
 
     Args:
-        system: On the graph of the parameters.
+        system, right: K and r, on the graph of the parameters.
         found: y. Shape (B, size).
         cotangent: v. Shape (B, size).
         parameters: Those that need a gradient, by name.
+        named: Sample -> the rows that its null space reaches, in words.
     """
-    factors = system.system.factors
+    factors = system.factors
     samples = factors.careful
     if samples is None or not factors.singular:
         return []
@@ -75,9 +82,7 @@ def ambiguities(
     if not bool(relevant.any()):
         return []
     unseen = relevant & ~(seen <= _CONSISTENT * asked)
-    reported = [
-        Ambiguity(i, None, _names(system, i)) for i in torch.nonzero(unseen).flatten().tolist()
-    ]
+    reported = [Ambiguity(i, None, named(i)) for i in torch.nonzero(unseen).flatten().tolist()]
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(basis.shape[-1], generator=generator, dtype=torch.float64).to(basis)
     null = torch.zeros_like(found)
@@ -85,14 +90,23 @@ def ambiguities(
     bound_up = basis[:, operator.n :].abs().amax(-2) > _FLAT * basis.abs().amax(-2)
     null[samples] = (basis * bound_up.unsqueeze(-2)) @ weights
     null = torch.where((relevant & ~unseen).unsqueeze(-1), null, 0.0)
-    hit = _effects(system, found, pulled, null, parameters)
+    hit = _effects(system, right, found, pulled, null, parameters)
     for name in [name for name, samples_hit in hit.items() if samples_hit]:
         for i in torch.nonzero(relevant & ~unseen).flatten().tolist():
             alone = torch.zeros_like(null)
             alone[i] = null[i]
-            if _effects(system, found, pulled, alone, {name: parameters[name]})[name]:
-                reported.append(Ambiguity(i, name, _names(system, i)))
+            if _effects(system, right, found, pulled, alone, {name: parameters[name]})[name]:
+                reported.append(Ambiguity(i, name, named(i)))
     return reported
+
+
+def solution_ambiguities(
+    system: SolutionSystem, found: Tensor, cotangent: Tensor, parameters: Mapping[str, Tensor]
+) -> list[Ambiguity]:
+    """Return :func:`ambiguities` of a solution's system, with its rows by kind and number."""
+    return ambiguities(
+        system.system, system.right, found, cotangent, parameters, lambda i: _names(system, i)
+    )
 
 
 def _basis_of(factors: Factors, sample: int) -> Tensor:
@@ -104,7 +118,8 @@ def _basis_of(factors: Factors, sample: int) -> Tensor:
 
 
 def _effects(
-    system: SolutionSystem,
+    system: KKTSystem,
+    right: Tensor,
     found: Tensor,
     pulled: Tensor,
     null: Tensor,
@@ -115,11 +130,10 @@ def _effects(
     tensors = [parameters[name] for name in names]
     size = null.abs().amax(-1, keepdim=True)
     generic = torch.linspace(1, 2, null.shape[-1], dtype=null.dtype, device=null.device) * size
-    generic = torch.where(system.system.operator.product(torch.ones_like(null)) != 0, generic, 0.0)
     with torch.enable_grad():
-        equations = system.right - system.system.operator.product(found)
-        other = system.system.operator.product(null)
-        scale = system.system.operator.product(generic.detach())
+        equations = right - system.operator.product(found)
+        other = system.operator.product(null)
+        scale = system.operator.product(generic.detach())
     pairs = ((equations, null, equations, generic), (other, pulled, scale, pulled))
     hit = dict.fromkeys(names, False)
     for value, direction, reference, against in pairs:

@@ -132,7 +132,6 @@ def affine_problem(form: str) -> fc.ParametricProblem:
         ("set", "iterate", "proximal", {"mode": "unfold"}),
         ("term", "iterate", "proximal", {}),
         ("term", "iterate", "fdpg", {}),
-        ("data", "daqp", "admm", {}),
     ],
 )
 def test_dependent_equalities_of_one_sample_fail_that_sample_alone(
@@ -175,7 +174,7 @@ def test_dependent_equalities_of_one_sample_fail_that_sample_alone(
 
 
 @pytest.mark.parametrize(
-    "rule", ["newton", {"kind": "sqp", "inner": {"solver": "daqp", "rule": "newton"}}]
+    "rule", ["newton", "admm", {"kind": "sqp", "inner": {"solver": "daqp", "rule": "newton"}}]
 )
 def test_dependent_equalities_of_one_sample_leave_c_its_gradient_and_the_others_theirs(
     rule: Any,

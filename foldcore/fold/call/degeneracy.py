@@ -38,8 +38,9 @@ def undecided(report: KKTReport) -> Tensor:
     """
     if not bool((report.margin <= _TELLS * _LARGEST).any()):
         return torch.zeros_like(report.margin, dtype=torch.bool)
-    rough = report.residual > 100 * torch.finfo(report.margin.dtype).eps
-    return rough & (report.margin <= _TELLS * report.residual)
+    residual = report.residual
+    rough = residual > 100 * torch.finfo(residual.dtype).eps
+    return rough & (report.margin <= _TELLS * residual)
 
 
 def check_complementarity(

@@ -21,7 +21,7 @@ relaxation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,11 +39,12 @@ from foldcore import (
     ZeroOperator,
     recover_duals,
 )
+from foldcore.kkt import Ambiguity
 
 from .config import ADMMConfig
 from .penalty import penalty
 from .splitting import Splitting
-from .system import KKTSystem
+from .system import ConstantBlock
 
 
 class ADMMRule(RuleOfConstants):
@@ -80,10 +81,10 @@ class ADMMRule(RuleOfConstants):
     ) -> BoundRule:
         splitting = Splitting(program)
         if not splitting.size:
-            system = KKTSystem(program, splitting, splitting.present, constants)
+            system = ConstantBlock(program, splitting, splitting.present, constants)
             return _BoundEquality(program, system)
         rho = penalty(self.config.rho, program, splitting, constants)
-        system = KKTSystem(program, splitting, rho * splitting.present, constants)
+        system = ConstantBlock(program, splitting, rho * splitting.present, constants)
         return _BoundADMM(program, splitting, rho, self.config.over_relaxation, system)
 
 
@@ -96,7 +97,7 @@ class _BoundADMM(BoundRule):
         splitting: Splitting,
         rho: Tensor,
         relaxation: float,
-        system: KKTSystem,
+        system: ConstantBlock,
     ) -> None:
         self._program, self._splitting = program, splitting
         self._rho, self._relaxation = rho, relaxation
@@ -153,6 +154,11 @@ class _BoundADMM(BoundRule):
     def failed(self) -> Tensor | None:
         return self._system.failed
 
+    def ambiguities(
+        self, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Sequence[Ambiguity]:
+        return self._system.ambiguities(self._splitting.pull(cotangent), parameters)
+
 
 class _BoundEquality(BoundRule):
     """Neither inequalities nor bounds: step 1 alone is the solution, and the state is x itself.
@@ -160,7 +166,7 @@ class _BoundEquality(BoundRule):
     U does not depend on x, so Φ = 0, and ‖U(x) - x‖ is the error of x.
     """
 
-    def __init__(self, program: SmoothProgram, system: KKTSystem) -> None:
+    def __init__(self, program: SmoothProgram, system: ConstantBlock) -> None:
         self._program, self._system = program, system
         zeros = torch.zeros(program.batch, program.n, dtype=program.dtype, device=program.device)
         self._solution, self._multipliers = system.solve(zeros)
@@ -192,3 +198,8 @@ class _BoundEquality(BoundRule):
 
     def failed(self) -> Tensor | None:
         return self._system.failed
+
+    def ambiguities(
+        self, cotangent: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Sequence[Ambiguity]:
+        return self._system.ambiguities(cotangent, parameters)

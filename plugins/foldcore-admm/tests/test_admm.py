@@ -198,29 +198,30 @@ def test_a_step_of_a_batch_is_that_of_its_samples(data: Values) -> None:
 @pytest.mark.parametrize(
     ("batched", "shape"),
     [
-        ("q", (N + P, N + P)),
-        ("h", (N + P, N + P)),
-        ("G", (B, N + P, N + P)),
-        ("P", (B, N + P, N + P)),
-        ("A", (B, N + P, N + P)),
+        # The curvature, and the Schur complement of the equalities.
+        ("q", [(N, N), (P, P)]),
+        ("h", [(N, N), (P, P)]),
+        ("G", [(B, N, N), (B, P, P)]),
+        ("P", [(B, N, N), (B, P, P)]),
+        ("A", [(1, N, N), (B, P, P)]),
     ],
 )
 def test_shared_matrices_are_factored_once_for_the_batch(
-    monkeypatch: pytest.MonkeyPatch, data: Values, batched: str, shape: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, data: Values, batched: str, shape: list[tuple[int, ...]]
 ) -> None:
     factored: list[tuple[int, ...]] = []
-    original = torch.linalg.lu_factor_ex
+    original = torch.linalg.cholesky_ex
 
     def spy(matrix: Tensor) -> object:
         factored.append(tuple(matrix.shape))
         return original(matrix)
 
-    monkeypatch.setattr(torch.linalg, "lu_factor_ex", spy)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", spy)
     mixed = {k: v if k == batched else v[0] for k, v in data.items()}
     bound = bound_rule(mixed, B)
     state = iterated(bound, 5)
     bound.primal(state), bound.duals(state)
-    assert factored == [shape]
+    assert factored == shape
     full = {k: v if k == batched else v[:1].expand_as(v) for k, v in data.items()}
     assert torch.allclose(state, iterated(bound_rule(full, B), 5), rtol=1e-12, atol=1e-13)
 
@@ -259,7 +260,7 @@ def test_failed_samples_fail_alone() -> None:
     data = random_qp(6, 5, 2, batch=3)
     clean = {k: v.clone() for k, v in data.items()}
     data["A"][1, 1] = 2 * data["A"][1, 0]
-    data["b"][1, 1] = 2 * data["b"][1, 0]
+    data["b"][1, 1] = 2 * data["b"][1, 0] + 1  # a contradiction, not a copy
     bound = bound_rule(data, 3)
     failed = bound.failed()
     assert failed is not None
@@ -367,7 +368,7 @@ def test_unsupported_problems_are_refused_with_the_reason() -> None:
     assert "not recognised as linear" in reason(curved)
     assert "nonsmooth" in reason(fc.Problem(2, square, regularizers=[fc.L1(0.1)]))
     assert "quadratic constraints" in reason(fc.Problem(2, square, constraints=[fc.L2Ball(1.0)]))
-    assert "l1 ball" in reason(fc.Problem(2, square, constraints=[fc.L1Ball(1.0)]))
+    assert "L1Ball" in reason(fc.Problem(2, square, constraints=[fc.L1Ball(1.0)]))
     assert reason(fc.QuadraticProgram(q=fc.Param(2), lower=torch.zeros(2))) == "None"
 
 

@@ -181,19 +181,26 @@ def test_without_inequalities_one_step_is_the_solution(rows: int) -> None:
     assert torch.allclose(residual, torch.tensor([0.0, 0.2, 0.0]).double(), atol=1e-12)
 
 
-def test_without_inequalities_a_singular_system_fails_by_name() -> None:
+def test_an_equality_stated_twice_leaves_the_derivative_by_q_and_none_by_its_own_data() -> None:
+    """Sample 1 has x₁ + x₂ = 0 twice: x = -q + (q₁ + q₂)/2."""
     problem = fc.QuadraticProgram(
         P=torch.eye(2).double(), q=fc.Param(2), A=fc.Param(2, 2), b=torch.zeros(2).double()
     )
 
-    def zeros(program: fc.SmoothProgram) -> Tensor:
-        return torch.zeros(program.batch, 2, dtype=torch.float64)
+    def known(program: fc.SmoothProgram) -> Tensor:
+        q = program.data.q
+        x = -q + q.sum(-1, keepdim=True) / 2
+        return torch.where(torch.tensor([[False], [True]]), x, 0.0)
 
-    layer = build(problem, solver=zeros)
-    q = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    layer = build(problem, solver=known)
+    q = torch.tensor([[0.3, -0.2], [0.5, 0.1]], dtype=torch.float64, requires_grad=True)
     A = torch.stack([torch.eye(2), torch.ones(2, 2)]).double()
-    with pytest.raises(fc.SolveError, match=r"samples 1: .*singular update step"):
-        layer(q=q, A=A)
+    layer(q=q, A=A)[:, 0].sum().backward()
+    expected = torch.tensor([[0.0, 0.0], [-0.5, 0.5]], dtype=torch.float64)
+    assert torch.allclose(q.grad, expected, atol=1e-14)
+    x = layer(q=q.detach(), A=A.requires_grad_())
+    with pytest.raises(fc.DegenerateError, match=r"'A' is not unique for samples 1.*equality 0, 1"):
+        x[:, 0].sum().backward()
 
 
 def test_sparse_data_gives_the_dense_answer_on_the_pattern() -> None:

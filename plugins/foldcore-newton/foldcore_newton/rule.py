@@ -28,7 +28,7 @@ from foldcore import (
     ZeroOperator,
     recover_duals,
 )
-from foldcore.kkt import Ambiguity, Held, SolutionSystem, ambiguities, confirmed_step
+from foldcore.kkt import Ambiguity, Held, SolutionSystem, confirmed_step, solution_ambiguities
 
 from .config import NewtonConfig
 
@@ -137,7 +137,7 @@ class _BoundNewton(BoundRule):
         if not system.system.factors.singular:
             return ()
         x, duals = self._split(cotangent)
-        return ambiguities(system, found, system.pack_cotangent(x, duals), parameters)
+        return solution_ambiguities(system, found, system.pack_cotangent(x, duals), parameters)
 
     def step(self, state: Tensor) -> Tensor:
         x, duals = self._split(state)

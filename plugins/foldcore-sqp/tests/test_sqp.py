@@ -558,7 +558,7 @@ def test_zero_cotangent_gives_exactly_zero() -> None:
 def test_unsuitable_problems_and_options_are_refused() -> None:
     ball = fc.Problem(2, lambda x, c: ((x - c) ** 2).sum(), {"c": fc.Param(2)},
                       constraints=[fc.L1Ball(1.0)])  # fmt: skip
-    with pytest.raises(fc.ConfigError, match="l1 ball"):
+    with pytest.raises(fc.ConfigError, match="L1Ball"):
         build(ball, lambda program: None)
     lasso = fc.Problem(2, lambda x, c: ((x - c) ** 2).sum(), {"c": fc.Param(2)},
                        regularizers=[fc.L1(0.1)])  # fmt: skip
