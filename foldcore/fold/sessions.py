@@ -21,7 +21,7 @@ class _Closable(Protocol):
 
 _Key = tuple[int, int, str, Hashable]
 _T = TypeVar("_T", bound=_Closable)
-_opened: weakref.WeakKeyDictionary[object, dict[_Key, _Closable]] = weakref.WeakKeyDictionary()
+_sessions: weakref.WeakKeyDictionary[object, dict[_Key, _Closable]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -51,10 +51,10 @@ def bound_rule(parts: Parts, rule: UpdateRule, program: SmoothProgram) -> BoundR
 
 def _kept(owner: object, kind: str, variant: Hashable, open_: Callable[[], _T]) -> _T:
     key = (os.getpid(), threading.get_ident(), kind, variant)
-    opened = _opened.get(owner)
+    opened = _sessions.get(owner)
     if opened is None:
         with _lock:
-            opened = _opened.setdefault(owner, {})
+            opened = _sessions.setdefault(owner, {})
             if not opened:
                 weakref.finalize(owner, _close_all, opened)
     found = opened.get(key)

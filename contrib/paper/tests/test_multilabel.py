@@ -114,17 +114,13 @@ def test_gradients_agree_with_cvxpylayers(agreement):
         assert difference[forward, "cvxpylayers", "lsqr"] == 0
 
 
-def test_the_exact_derivative_says_that_cvxpylayers_is_off(agreement):
+def test_the_exact_derivative_is_that_of_the_fold(agreement):
     difference = agreement.set_index(["forward", "method", "detail"])["exact_difference_max"]
     for forward in ("bisection", "cvxpy"):
         for method in ("f-PGDa", "f-SQP"):
             assert difference[forward, method, "inner osqp + newton"] < 1e-12
             assert difference[forward, method, "inner qpth"] < 1e-7
-        loose, lsqr = (
-            difference[forward, "cvxpylayers", detail] for detail in ("default tolerances", "lsqr")
-        )
-        assert 1e-8 < lsqr < 1e-5
-        assert loose > 10 * lsqr
+        assert difference[forward, "cvxpylayers", "lsqr"] < 1e-5
 
 
 def test_all_methods_share_one_forward_pass_bitwise(agreement):

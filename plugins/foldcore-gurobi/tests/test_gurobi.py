@@ -12,6 +12,7 @@ import pytest
 import torch
 from foldcore_gurobi import GurobiConfig, GurobiSolver
 from foldcore_gurobi.model import GurobiModel
+from foldcore_gurobi.parameters import parameters_for
 from torch import Tensor
 
 from foldcore import (
@@ -21,9 +22,9 @@ from foldcore import (
     Solution,
     Sparse,
     Status,
+    build,
     kkt_report,
 )
-from foldcore.building import build
 from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 
@@ -507,7 +508,10 @@ def test_threads_reach_gurobi(capfd):
 
 
 def test_parameters_reach_gurobi_and_win():
-    assert iterations(OPTION_DATA, parameters={"Method": 0}) != iterations(OPTION_DATA)
+    config = GurobiConfig(rtol=1e-3, parameters={"method": 0, "BarConvTol": 1e-4})
+    structure = declare(OPTION_DATA, OPTION_DATA.keys()).structure
+    asked = parameters_for(config, structure, single_thread=True)
+    assert (asked["Method"], asked["BarConvTol"]) == (0, 1e-4)
     limited = opened(OPTION_DATA, time_limit=100, parameters={"timelimit": 1e-9})
     assert set(limited.solve(4, OPTION_DATA).status) == {Status.TIME_LIMIT}
     convex_only = opened_on(indefinite(5)[0], parameters={"NonConvex": 0})

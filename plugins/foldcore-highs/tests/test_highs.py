@@ -22,9 +22,9 @@ from foldcore import (
     Solution,
     Sparse,
     Status,
+    build,
     kkt_report,
 )
-from foldcore.building import build
 from foldcore.testing.opened import Opened, same_sample
 from foldcore.testing.problems import declare, random_qp
 

@@ -24,6 +24,15 @@ from torch import Tensor
 from foldcore import Solution, Status
 from foldcore.testing.problems import declare, random_qp
 
+
+@pytest.fixture(autouse=True)
+def heard_interrupts():
+    """Install Python's own handler, which a parent that ignores SIGINT takes away, and put back what was."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 SCRIPT = """
 import os, signal, sys, threading, time
 import joblib, torch
@@ -31,6 +40,8 @@ from foldcore_osqp import OSQPConfig, OSQPSolver
 from foldcore.testing.problems import declare, random_qp
 
 WORKERS, BACKEND = int(sys.argv[1]), sys.argv[2]
+# A parent that ignores SIGINT (nohup, a job in the background) hands that on to its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main():
@@ -180,11 +191,12 @@ def test_a_signal_is_held_back_in_the_main_thread_alone():
 
 
 ONCE = """
-import os, random, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 import torch
 from foldcore_osqp import OSQPConfig, OSQPSolver
 from foldcore.testing.problems import declare, random_qp
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 data = random_qp(0, 60, 10, 30)
 problem = declare(data, ["q"])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from foldcore_qpth import QpthConfig, QpthSolver
+from foldcore_qpth import QpthConfig, QpthSolver, attempt
 from foldcore_qpth import session as session_module
+from qpth.qp import QPFunction
 from torch import Tensor
 
 from foldcore import (
@@ -534,14 +535,22 @@ def test_max_iter_has_an_effect():
     assert opened(data, max_iter=30).solve(2, data).failed == ()
 
 
-def test_rtol_has_an_effect():
+def test_rtol_reaches_qpth(monkeypatch):
     data = random_qp(22, **SIZES)
-    exact = reference(data)
-    loose, tight = (
-        opened(data, rtol=r, check_rtol=1.0).solve(1, data).primal for r in (1e-3, 1e-12)
-    )
-    assert float((loose - exact).abs().max()) > 1e-8
-    assert float((tight - exact).abs().max()) < 1e-9
+    asked, sent = [], []
+
+    def noted(*args, **options):
+        asked.append(options["eps"])
+        return QPFunction(*args, **options)
+
+    monkeypatch.setattr(attempt, "QPFunction", noted)
+    for rtol in (1e-3, 1e-12):
+        solution = opened(data, rtol=rtol, check_rtol=1.0).solve(1, data)
+        assert len(set(asked)) == 1
+        sent.append(asked.pop())
+        asked.clear()
+    assert sent[0] / sent[1] == pytest.approx(1e9)
+    assert float((solution.primal - reference(data)).abs().max()) < 1e-9
 
 
 def test_check_rtol_has_an_effect():
