@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from foldcore import SmoothProgram, is_positive_definite, rmatvec
-
-from .multipliers import StrictlyActive
+from foldcore.kkt import Held
 
 _ROUNDING = 10.0
 """Multiples of n machine epsilons up to which a curvature counts as zero."""
@@ -42,9 +41,7 @@ class Convexified:
     failed: Tensor | None
 
 
-def convexify(
-    program: SmoothProgram, x: Tensor, hessian: Tensor, active: StrictlyActive
-) -> Convexified:
+def convexify(program: SmoothProgram, x: Tensor, hessian: Tensor, active: Held) -> Convexified:
     """Convexify the samples whose Hessian is not positive definite; leave the others alone.
 
     Args:
@@ -69,9 +66,7 @@ def convexify(
     )
 
 
-def _active_rows(
-    program: SmoothProgram, x: Tensor, active: StrictlyActive
-) -> tuple[Tensor, Tensor]:
+def _active_rows(program: SmoothProgram, x: Tensor, active: Held) -> tuple[Tensor, Tensor]:
     """Return J (B, k, n) and r (B, k), zero in the rows that are not active."""
     batch, n = x.shape
     zero = x.new_zeros(())
