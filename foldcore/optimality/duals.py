@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..numerics.definiteness import factor_definite, solve_factored
 from ..numerics.products import concatenate, matvec, rmatvec
 from ..program.program import SmoothProgram
 from ..solution import Duals
@@ -116,27 +117,14 @@ def _least_squares(
         scale = torch.where(length > 0, 1 / length, torch.ones_like(length))
     masked = masked * scale.unsqueeze(-1)
     gram = masked @ masked.mT + torch.diag_embed(1 - mask)
-    factor, info = torch.linalg.cholesky_ex(gram)
-    pivots = torch.diagonal(factor.detach(), dim1=-2, dim2=-1)
-    regular = (info == 0) & (pivots.amin(-1) ** 2 > _SINGULAR)
-    if not bool(regular.all()):
-        # A unit matrix keeps the singular samples finite; they are marked and fitted elsewhere.
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        gram = torch.where(regular[..., None, None], gram, identity)
-        factor = torch.linalg.cholesky(gram)
-    weights = _cholesky_solve(factor, -matvec(masked, gradient))
+    # Singular samples are marked here and fitted elsewhere.
+    factor, regular = factor_definite(gram, _SINGULAR)
+    weights = solve_factored(factor, -matvec(masked, gradient))
     # One refinement step against the original rows undoes the squared condition number's loss.
     error = -matvec(masked, gradient + rmatvec(masked, weights))
-    refined = (weights + _cholesky_solve(factor, error)) * (mask * scale)
+    refined = (weights + solve_factored(factor, error)) * (mask * scale)
     answer = torch.where(regular.unsqueeze(-1), refined, torch.zeros_like(refined))
     return answer, regular.expand(gradient.shape[0])
-
-
-def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
-    """Solve with a factor (k, k) or (B, k, k) for right-hand sides (B, k)."""
-    if factor.ndim == 2:
-        return torch.cholesky_solve(right.mT, factor).mT
-    return torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
 
 
 def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tensor:

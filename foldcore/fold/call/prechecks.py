@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...errors import InputError, name_samples
 from ...interfaces.solver import Solver
+from ...numerics.definiteness import is_positive_semidefinite
 from ...numerics.products import to_dense
 from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
@@ -89,13 +90,9 @@ def _mark_indefinite(
         return  # curvature of sparse data is left to the solver's own check
     name = problem.structure.template.varying.get("P", "P")
     matrix = to_dense(data.P)
-    size = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
-    shift = 100 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * (size + 1e-300)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    _, info = torch.linalg.cholesky_ex(matrix + shift * identity)
     what = f"parameter {name!r}" if name in problem.params else "the objective's Hessian"
     _mark(
-        info != 0, matrix.ndim == 3, Status.NONCONVEX, inputs, verdicts, strict,
+        ~is_positive_semidefinite(matrix), matrix.ndim == 3, Status.NONCONVEX, inputs, verdicts, strict,
         f"{subject}: {what} is not positive semidefinite, as "
         f"{type(solver).__name__} needs it",
         "Predict a factor L and pass L @ L.mT, or use a solver of class nonconvex_qp.",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldcore import SmoothProgram, rmatvec
+from foldcore import SmoothProgram, is_positive_definite, rmatvec
 from foldcore.kkt import Held
 
 _ROUNDING = 10.0
@@ -39,16 +39,6 @@ class Convexified:
     hessian: Tensor
     linear: Tensor | None
     failed: Tensor | None
-
-
-def is_positive_definite(matrix: Tensor) -> Tensor:
-    """Return whether Cholesky factors a symmetric matrix, to working precision. (*batch,), bool."""
-    factor, info = torch.linalg.cholesky_ex(matrix.detach())
-    pivots = torch.diagonal(factor, dim1=-2, dim2=-1)
-    size = matrix.detach().diagonal(dim1=-2, dim2=-1).abs().amax(-1)
-    floor = _ROUNDING * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * size
-    definite: Tensor = (info == 0) & (pivots.amin(-1) ** 2 > floor)
-    return definite
 
 
 def convexify(program: SmoothProgram, x: Tensor, hessian: Tensor, active: Held) -> Convexified:

@@ -38,11 +38,12 @@ from foldcore import (
     SmoothProgram,
     Solution,
     ZeroOperator,
+    is_positive_definite,
 )
 from foldcore.kkt import Held, held_constraints
 
 from .config import SQPConfig
-from .convexify import convexify, is_positive_definite
+from .convexify import convexify
 from .multipliers import best_multipliers
 from .operators import ScaledIdentity
 from .subproblem import constraint_values, subproblem, without_failed

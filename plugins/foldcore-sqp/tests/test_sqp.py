@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from foldcore_sqp import ScaledIdentity, SQPConfig, SQPRule
-from foldcore_sqp.convexify import convexify, is_positive_definite
+from foldcore_sqp.convexify import convexify
 from foldcore_sqp.multipliers import best_multipliers
 from foldcore_sqp.subproblem import without_failed
 from torch import Tensor
@@ -481,7 +481,7 @@ def test_convexified_hessian_is_definite_and_leaves_definite_samples_alone() -> 
     none = torch.zeros(3, 3, dtype=torch.bool)
     active = Held(none[:, :0], none, none)
     found = convexify(program, x, P, active)
-    assert bool(is_positive_definite(found.hessian).all())
+    assert bool(fc.is_positive_definite(found.hessian).all())
     assert torch.equal(found.hessian[1], P[1])
     assert not bool(found.failed.any())
     change = found.hessian - P
