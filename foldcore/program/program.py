@@ -237,6 +237,8 @@ class SmoothProgram:
 
     def equality(self, x: Tensor) -> Tensor:
         """Return h(x). Shapes (B, n) -> (B, p)."""
+        if self._equality is None and self.data.A is not None and self.data.b is not None:
+            return matvec(self.data.A, x) - self.data.b
         rows = []
         if self.data.A is not None and self.data.b is not None:
             rows.append(matvec(self.data.A, x) - self.data.b)
@@ -246,6 +248,8 @@ class SmoothProgram:
 
     def inequality(self, x: Tensor) -> Tensor:
         """Return g(x); -inf where a row of h is +inf. Shapes (B, n) -> (B, m)."""
+        if not self.n_inequality:
+            return x.new_zeros(x.shape[0], 0)
         rows = []
         if self.data.G is not None and self.data.h is not None:
             rows.append(matvec(self.data.G, x) - self.data.h)
@@ -257,6 +261,8 @@ class SmoothProgram:
 
     def equality_jacobian(self, x: Tensor) -> Tensor:
         """Return ∂h/∂x, dense: (p, n) where shared by the batch, else (B, p, n)."""
+        if self._equality is None and isinstance(self.data.A, Tensor):
+            return self.data.A
         blocks = []
         if self.data.A is not None:
             blocks.append(to_dense(self.data.A))
@@ -266,6 +272,8 @@ class SmoothProgram:
 
     def inequality_jacobian(self, x: Tensor) -> Tensor:
         """Return ∂g/∂x, dense: (m, n) where shared by the batch, else (B, m, n)."""
+        if not self.n_inequality:
+            return x.new_zeros(0, self.n)
         blocks = []
         if self.data.G is not None:
             blocks.append(to_dense(self.data.G))

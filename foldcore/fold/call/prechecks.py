@@ -47,8 +47,10 @@ def find_bad_samples(
         return
     program = call.bound().lowering.original
     with torch.no_grad():
-        _mark_indefinite(problem, solver, program, given, verdicts, subject, strict)
-        _mark_empty(program, verdicts)
+        if problem.structure.convex is None:
+            _mark_indefinite(problem, solver, program, given, verdicts, subject, strict)
+        if program.sets or (program.lower is not None and program.upper is not None):
+            _mark_empty(program, verdicts)
 
 
 def _mark(
@@ -83,7 +85,7 @@ def _mark_indefinite(
     strict: bool,
 ) -> None:
     classes = solver.capabilities.problem_classes
-    if problem.structure.convex is not None or ProblemClass.NONCONVEX_QP in classes:
+    if ProblemClass.NONCONVEX_QP in classes:
         return
     data = program.quadratic
     if data is None or not isinstance(data.P, Tensor):
@@ -101,8 +103,6 @@ def _mark_indefinite(
 
 def _mark_empty(program: SmoothProgram, verdicts: Verdicts) -> None:
     lower, upper = program.lower, program.upper
-    if (lower is None or upper is None) and not program.sets:
-        return
     everywhere = torch.ones(program.batch, dtype=torch.bool, device=program.device)
     if lower is not None and upper is not None:
         crossed = (lower > upper).any(-1) & everywhere
