@@ -1,13 +1,17 @@
-"""Toolkit for adjoint solvers: the scaled system, Krylov cycles, the assembled matrix."""
+"""Toolkit for adjoint solvers: the frame, the scaled system, GMRES, the assembled matrix."""
 
 from .dense import DenseSolve, refine_adjoint, solve_dense
+from .frame import KrylovAdjoint, ScaledAdjoint
 from .gmres import gmres_cycle
-from .system import AdjointProgress, KrylovCycle, ScaledSystem, run_krylov_cycles
+from .system import AdjointProgress, KrylovCycle, KrylovMethod, ScaledSystem, run_krylov_cycles
 
 __all__ = [
     "AdjointProgress",
     "DenseSolve",
+    "KrylovAdjoint",
     "KrylovCycle",
+    "KrylovMethod",
+    "ScaledAdjoint",
     "ScaledSystem",
     "gmres_cycle",
     "refine_adjoint",

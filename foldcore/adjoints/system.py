@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -127,6 +127,10 @@ class AdjointProgress:
             products=self.products + where,
         )
 
+    def report(self, system: ScaledSystem) -> AdjointSolution:
+        """Return the answer that these iterates are, unscaled."""
+        return system.report(self.adjoint, self.norm, self.products)
+
 
 @dataclass(frozen=True)
 class KrylovCycle:
@@ -143,8 +147,21 @@ class KrylovCycle:
     broken: Tensor
 
 
-KrylovMethod = Callable[[Tensor, Tensor, Tensor, Tensor], KrylovCycle]
-"""(residual (B, s), norm (B,), active (B,) bool, budget of products (B,) int64) -> KrylovCycle."""
+class KrylovMethod(Protocol):
+    """One cycle of an iterative method, for one solve."""
+
+    def __call__(
+        self, residual: Tensor, norm: Tensor, active: Tensor, budget: Tensor
+    ) -> KrylovCycle:
+        """Return a correction of (I - Φᵀ) d = r for each active sample, whatever the others hold.
+
+        Args:
+            residual: r. Shape (B, s).
+            norm: ‖r‖₂. Shape (B,).
+            active: Samples to work on. Shape (B,), bool.
+            budget: Largest number of products per sample. Shape (B,), int64.
+        """
+        ...
 
 
 def run_krylov_cycles(

@@ -28,7 +28,8 @@ _INNER_FLOOR = 1e-10
 """Below this, solvers in float64 spend iterations on rounding."""
 _LAYER_ATTRIBUTES = frozenset(
     {*dir(Fold), *vars(nn.Module()), "problem", "solver", "rule", "adjoint", "config",
-     "path", "inner", "module", "integer", "_parts", "_stage", "_signature", "_buffer_names"}
+     "path", "inner", "module", "integer", "_parts", "_stage", "_signature", "_buffer_names",
+     "_module_names"}
 )  # fmt: skip
 
 

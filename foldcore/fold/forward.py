@@ -83,7 +83,7 @@ def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -
         return None
     if not verdicts.clean:
         raw = with_donor_rows(raw, verdicts)
-    mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.problem.n])
+    mismatch = lowering.original.asserted_mismatch(raw.primal[:, : parts.n])
     if mismatch is not None:
         raise RecognitionError(
             f"{parts.subject}: the asserted structure does not hold: the {mismatch} is not "
@@ -97,7 +97,7 @@ def _certified(parts: Parts, lowering: Lowering, answer: Solution, call: Call) -
         if verdicts.donor() is None:
             return None
         raw = with_donor_rows(raw, verdicts)
-    return lowering.restrict(raw)
+    return lowering.restrict(raw) if lowering.changes else raw
 
 
 def _iteration(parts: Parts, program: SmoothProgram) -> IterationMap:

@@ -93,6 +93,7 @@ class Fold(nn.Module):
         )
         self._stage = stage
         self._signature = Signature.of(problem.params)
+        self._module_names = tuple(problem.modules)
         self._buffer_names = {name: _buffer_name(name) for name in problem.constants}
         for name, value in problem.constants.items():
             self.register_buffer(self._buffer_names[name], value, persistent=False)
@@ -189,7 +190,8 @@ class Fold(nn.Module):
             warm_start = self._checked_start(warm_start, call.given)
         strict = config.on_failure == "raise"
         solution = self._run(call, warm_start, duals=duals, filler=float("nan"), strict=strict)
-        call.verdicts.report(self._parts.subject, config.on_failure)
+        if not call.verdicts.clean:
+            call.verdicts.report(self._parts.subject, config.on_failure)
         if duals and solution.duals is not None:
             solution = replace(solution, duals=self.problem.order_duals(solution.duals))
         return solution if call.given.batched else squeeze(solution)
@@ -221,7 +223,7 @@ class Fold(nn.Module):
             owned[name] = getattr(self, buffer)
         for name in self._signature.learnable:
             owned[name] = getattr(self, name)
-        for prefix in self._parts.problem.modules:
+        for prefix in self._module_names:
             module = getattr(self, prefix)
             for name, value in (*module.named_parameters(), *module.named_buffers()):
                 owned[f"{prefix}.{name}"] = value

@@ -40,6 +40,11 @@ class Parts:
         return f"foldcore layer at {self.path}" if self.path else "foldcore layer"
 
     @cached_property
+    def n(self) -> int:
+        """Number of variables."""
+        return self.problem.n
+
+    @cached_property
     def polishes(self) -> bool:
         """Whether the fold polishes, so that the solver's own answer is not the one to be judged."""
         return self.rule is not None and self.config.fixed_point.polish > 0

@@ -1,6 +1,6 @@
 """The three things a plugin can be, and what they speak of. The three do not know each other."""
 
-from ..config import IterativeConfig, PluginConfig, PluginReference
+from ..config import IterativeConfig, PluginConfig, PluginReference, ToleranceConfig
 from ..problem.parametric import ParametricProblem
 from ..program.lowering import Lowering
 from ..program.program import SmoothProgram
@@ -36,6 +36,7 @@ __all__ = [
     "Session",
     "SmoothProgram",
     "Solver",
+    "ToleranceConfig",
     "UpdateRule",
     "ZeroOperator",
 ]

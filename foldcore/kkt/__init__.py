@@ -1,6 +1,7 @@
 """The linear system of a solution: assembled, factored and solved here, and nowhere else."""
 
 from .confirmed import confirmed_step
+from .held import held_constraints
 from .kinks import kinked
 from .solution_system import Held, SolutionSystem
 from .system import KKTSystem
@@ -13,6 +14,7 @@ __all__ = [
     "SolutionSystem",
     "ambiguities",
     "confirmed_step",
+    "held_constraints",
     "kinked",
     "solution_ambiguities",
 ]

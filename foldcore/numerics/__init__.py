@@ -1,7 +1,13 @@
 """Batched numbers: products, linear solves, eigenvalues, sparse matrices. Knows no problem."""
 
 from .acceleration import Accelerated, accelerate
-from .eigenvalues import is_positive_semidefinite, largest_eigenvalue, operator_norm
+from .definiteness import (
+    factor_definite,
+    is_positive_definite,
+    is_positive_semidefinite,
+    solve_factored,
+)
+from .eigenvalues import largest_eigenvalue, operator_norm
 from .minimum_norm import MinimumNorm, minimum_norm
 from .products import concatenate, matvec, rmatvec, to_dense
 from .solving import Factorisation, factor_square, solve_checked, solve_square
@@ -14,7 +20,9 @@ __all__ = [
     "SparseMatrix",
     "accelerate",
     "concatenate",
+    "factor_definite",
     "factor_square",
+    "is_positive_definite",
     "is_positive_semidefinite",
     "largest_eigenvalue",
     "matvec",
@@ -22,6 +30,7 @@ __all__ = [
     "operator_norm",
     "rmatvec",
     "solve_checked",
+    "solve_factored",
     "solve_square",
     "to_dense",
 ]

@@ -38,6 +38,7 @@ class Lowering:
         original: The program as given.
         program: In variables (x, t); the original itself if it has no regularizers, or some that
             are no sums of absolute values.
+        changes: Whether it is another program.
     """
 
     def __init__(self, original: SmoothProgram) -> None:
@@ -45,7 +46,8 @@ class Lowering:
         self._terms: list[tuple[Tensor, Tensor]] = []
         if original.regularizers and _lowerable(original.regularizers, original.sets):
             self._terms = [atom.absolute_terms(original.n) for atom in original.regularizers]
-        self.program = self._lower() if self._terms else original
+        self.changes = bool(self._terms)
+        self.program = self._lower() if self.changes else original
 
     def complete(self, x: Tensor) -> Tensor:
         """Return (x, |Dx|) for points x, (B, n) -> (B, n + k); complete points are returned as is."""

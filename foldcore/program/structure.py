@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ..numerics.eigenvalues import is_positive_semidefinite
+from ..numerics.definiteness import is_positive_semidefinite
 from ..param import Param, Sparse
 from ..quadratic.template import QuadraticTemplate
 

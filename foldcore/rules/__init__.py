@@ -7,11 +7,13 @@ from .constants import Constants, RuleOfConstants, prepared_projection
 from .curvature import largest_curvature
 from .gradient_step import GradientStep
 from .linearise import linearise
+from .primal_dual import PrimalDualState
 from .spectrum import fastest_step, ritz_values, spectral_radius
 
 __all__ = [
     "Constants",
     "GradientStep",
+    "PrimalDualState",
     "RecoveredDuals",
     "RecoveredSubgradient",
     "RuleOfConstants",

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from foldcore import (
-    AdjointSolution,
-    AdjointSolver,
     FixedPointOperator,
+    KrylovAdjoint,
     KrylovCycle,
+    KrylovMethod,
     PluginConfig,
     ScaledSystem,
-    run_krylov_cycles,
 )
 
 from .adjoint_config import ExampleAdjointConfig
 
 
-class ExampleAdjoint(AdjointSolver):
+class ExampleAdjoint(KrylovAdjoint):
     """GCR with restarts, all samples of a batch at once, none touching another.
 
     Invariant: the reported residual is measured by a product with the v that is returned.
@@ -32,25 +31,10 @@ class ExampleAdjoint(AdjointSolver):
 
     api_version: ClassVar[int] = 1
     config_class: ClassVar[type[PluginConfig]] = ExampleAdjointConfig
+    config: ExampleAdjointConfig
 
-    def __init__(self, config: ExampleAdjointConfig) -> None:
-        self.config: ExampleAdjointConfig = config
-
-    @torch.no_grad()
-    def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
-        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ."""
-        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
-        best = system.untouched()
-        if not operator.zero and bool(system.nonzero.any()):
-            best = run_krylov_cycles(
-                operator,
-                system,
-                system.started(operator),
-                _Cycle(operator, system.tolerance, self.config.restart),
-                max_iter=self.config.max_iter,
-                shortest=1,
-            )
-        return system.report(best.adjoint, best.norm, best.products)
+    def cycle(self, operator: FixedPointOperator, system: ScaledSystem) -> KrylovMethod:
+        return _Cycle(operator, system.tolerance, self.config.restart)
 
 
 class _Cycle:

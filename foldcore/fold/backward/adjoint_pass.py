@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,7 @@ class AdjointPass:
         policy: What to do with samples that did not converge.
         path, subject: How hooks and messages name the fold.
         updated: U(z*, θ) on the graph, to test singular samples with.
-        parameters, names: The tensors that need a gradient, and their names.
+        parameters: The tensors that need a gradient, by name.
         bound: The rule, which knows where its own step's system is singular.
         degeneracy: Policy for singular samples.
     """
@@ -41,8 +42,7 @@ class AdjointPass:
     path: str
     subject: str
     updated: Tensor
-    parameters: tuple[Tensor, ...]
-    names: tuple[str, ...]
+    parameters: Mapping[str, Tensor]
     bound: BoundRule
     degeneracy: DegeneracyConfig
 
@@ -60,11 +60,15 @@ class AdjointPass:
         adjoint = torch.where(finite, answer.adjoint, float("nan"))
         if answer.null_vector is not None:
             check_uniqueness(
-                self.updated, self.parameters, answer.null_vector, self.degeneracy, self.subject
+                self.updated,
+                tuple(self.parameters.values()),
+                answer.null_vector,
+                self.degeneracy,
+                self.subject,
             )
-        named = dict(zip(self.names, self.parameters, strict=True))
         with torch.no_grad():
-            found = self.bound.ambiguities(torch.where(finite, answer.adjoint, 0.0), named)
+            adjoint_of_finite = torch.where(finite, answer.adjoint, 0.0)
+            found = self.bound.ambiguities(adjoint_of_finite, self.parameters)
         if found:
             check_ambiguities(found, self.degeneracy, self.subject)
         if bool(answer.converged.all()):

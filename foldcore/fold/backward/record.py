@@ -162,7 +162,9 @@ def _differentiable_point(parts: Parts, inputs: Inputs, recorded: RecordedFold) 
     if not recorded.updated.requires_grad:
         return recorded.state
     if parts.config.mode == "fixed_point_unfold":
-        return unfold_series(parts, recorded.bound, recorded.state, inputs.needing_grad)
+        return unfold_series(
+            parts, recorded.bound, recorded.state, tuple(inputs.needing_grad.values())
+        )
     adjoint = adjoint_pass(parts, inputs, recorded)
     return attach_fixed_point(recorded.updated, recorded.state, adjoint)
 
@@ -183,7 +185,6 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
         subject=parts.subject,
         updated=recorded.updated,
         parameters=inputs.needing_grad,
-        names=tuple(name for name, value in inputs.values.items() if value.requires_grad),
         bound=recorded.bound,
         degeneracy=parts.config.degeneracy,
     )

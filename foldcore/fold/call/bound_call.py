@@ -54,5 +54,5 @@ class Call:
         inputs = repaired_inputs(self.given, self.verdicts)
         program = self._problem.bind(inputs.values, inputs.batch)
         with torch.no_grad():
-            lowering = Lowering(program.detached() if inputs.live else program)
+            lowering = Lowering(program.detached() if inputs.needing_grad else program)
         return BoundCall(inputs, program, lowering)

@@ -24,7 +24,7 @@ def measure(lowering: Lowering, raw: Solution, verdicts: Verdicts) -> Solution:
         raw: An answer; its duals are recovered where it has none.
         verdicts: Tells which samples have failed.
     """
-    point = lowering.complete(raw.primal)
+    point = lowering.complete(raw.primal) if lowering.changes else raw.primal
     report, duals = kkt_report(lowering.program, point, raw.duals)
     if not verdicts.clean:
         report = _without(report, verdicts.mask(point.device))

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -19,8 +18,6 @@ from ...errors import (
     UnexpectedParameterError,
 )
 from ...param import Param
-
-_requires_grad = attrgetter("requires_grad")
 
 
 @dataclass(frozen=True)
@@ -41,21 +38,21 @@ class Inputs:
     device: torch.device
 
     @cached_property
-    def live(self) -> bool:
-        """Whether some value requires a gradient."""
-        return bool(self.needing_grad)
+    def needing_grad(self) -> Mapping[str, Tensor]:
+        """The values that require a gradient, whether or not gradients are enabled, by name."""
+        found: dict[str, Tensor] = {}
+        for name, value in self.values.items():
+            if value.requires_grad:
+                found[name] = value
+        return found
 
     @property
     def needs_grad(self) -> bool:
-        return self.live and torch.is_grad_enabled()
+        """Whether gradients are enabled, and some value requires one."""
+        return torch.is_grad_enabled() and bool(self.needing_grad)
 
     def detached(self) -> Mapping[str, Tensor]:
         return {name: value.detach() for name, value in self.values.items()}
-
-    @cached_property
-    def needing_grad(self) -> tuple[Tensor, ...]:
-        """The values that require a gradient, whether or not gradients are enabled."""
-        return tuple(filter(_requires_grad, self.values.values()))
 
     def with_donor(self, failed: Tensor, donor: int) -> Inputs:
         """Return inputs whose failed rows are copies of a good row, without gradient.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...errors import InputError, name_samples
 from ...interfaces.solver import Solver
+from ...numerics.definiteness import is_positive_semidefinite
 from ...numerics.products import to_dense
 from ...problem.parametric import ParametricProblem
 from ...program.program import SmoothProgram
@@ -46,8 +47,10 @@ def find_bad_samples(
         return
     program = call.bound().lowering.original
     with torch.no_grad():
-        _mark_indefinite(problem, solver, program, given, verdicts, subject, strict)
-        _mark_empty(program, verdicts)
+        if problem.structure.convex is None:
+            _mark_indefinite(problem, solver, program, given, verdicts, subject, strict)
+        if program.sets or (program.lower is not None and program.upper is not None):
+            _mark_empty(program, verdicts)
 
 
 def _mark(
@@ -82,20 +85,16 @@ def _mark_indefinite(
     strict: bool,
 ) -> None:
     classes = solver.capabilities.problem_classes
-    if problem.structure.convex is not None or ProblemClass.NONCONVEX_QP in classes:
+    if ProblemClass.NONCONVEX_QP in classes:
         return
     data = program.quadratic
     if data is None or not isinstance(data.P, Tensor):
         return  # curvature of sparse data is left to the solver's own check
     name = problem.structure.template.varying.get("P", "P")
     matrix = to_dense(data.P)
-    size = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
-    shift = 100 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * (size + 1e-300)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    _, info = torch.linalg.cholesky_ex(matrix + shift * identity)
     what = f"parameter {name!r}" if name in problem.params else "the objective's Hessian"
     _mark(
-        info != 0, matrix.ndim == 3, Status.NONCONVEX, inputs, verdicts, strict,
+        ~is_positive_semidefinite(matrix), matrix.ndim == 3, Status.NONCONVEX, inputs, verdicts, strict,
         f"{subject}: {what} is not positive semidefinite, as "
         f"{type(solver).__name__} needs it",
         "Predict a factor L and pass L @ L.mT, or use a solver of class nonconvex_qp.",
@@ -104,8 +103,6 @@ def _mark_indefinite(
 
 def _mark_empty(program: SmoothProgram, verdicts: Verdicts) -> None:
     lower, upper = program.lower, program.upper
-    if (lower is None or upper is None) and not program.sets:
-        return
     everywhere = torch.ones(program.batch, dtype=torch.bool, device=program.device)
     if lower is not None and upper is not None:
         crossed = (lower > upper).any(-1) & everywhere

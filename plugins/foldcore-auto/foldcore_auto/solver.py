@@ -11,9 +11,9 @@ from torch import Tensor
 from foldcore import (
     AdjointProgress,
     AdjointSolution,
-    AdjointSolver,
     FixedPointOperator,
     PluginConfig,
+    ScaledAdjoint,
     ScaledSystem,
     UnsupportedError,
     refine_adjoint,
@@ -28,7 +28,7 @@ REFINEMENTS = 2
 """Steps of iterative refinement after LU and after the rule's own solve."""
 
 
-class AutoAdjoint(AdjointSolver):
+class AutoAdjoint(ScaledAdjoint):
     """Zero, the rule's own way, contraction, GMRES, LU, least norm: per sample, as far as needed.
 
     Invariant: a sample goes on to the next stage only while its measured residual is above
@@ -46,29 +46,20 @@ class AutoAdjoint(AdjointSolver):
     minimum_norm  the assembled matrix, singular: least squares of least norm
     unsolved      none: inconsistent, or too large for the dense stages
     ============  ==========================================================================
-
-    The result carries no graph: derivatives of v are the business of who asked for it.
     """
 
     api_version: ClassVar[int] = 1
     config_class: ClassVar[type[PluginConfig]] = AutoConfig
+    config: AutoConfig
     rank: ClassVar[float] = 15.0
 
-    def __init__(self, config: AutoConfig) -> None:
-        self.config: AutoConfig = config
-
-    @torch.no_grad()
-    def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
-        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ, all stages'.
-
-        A sample counts as converged if ‖g - (I - Φᵀ) v‖₂ <= max(atol, rtol·‖g‖₂), with rtol
-        at least 50 machine epsilons of the dtype.
-        """
-        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
+    def solve_trivial(self, operator: FixedPointOperator, system: ScaledSystem) -> AdjointSolution:
         record = _Record(system, system.untouched())
-        if operator.zero or not bool(system.nonzero.any()):
-            record.note(system.finite, "trivial", "Φ = 0" if operator.zero else "g = 0")
-            return record.report()
+        record.note(system.finite, "trivial", "Φ = 0" if operator.zero else "g = 0")
+        return record.report()
+
+    def solve_scaled(self, operator: FixedPointOperator, system: ScaledSystem) -> AdjointSolution:
+        record = _Record(system, system.untouched())
         record.note(system.finite & ~system.nonzero, "trivial", "g = 0")
         known = self._by_the_rule(operator, system)
         record.progress = system.started(operator) if known is None else known
@@ -207,9 +198,7 @@ class _Record:
             self._reasons[i].append(reason if details is None else f"{reason} ({details[i]})")
 
     def report(self) -> AdjointSolution:
-        answer = self.system.report(
-            self.progress.adjoint, self.progress.norm, self.progress.products
-        )
+        answer = self.progress.report(self.system)
         null_vector = torch.where(answer.converged.unsqueeze(-1), self.null_vector, 0.0)
         return replace(
             answer,

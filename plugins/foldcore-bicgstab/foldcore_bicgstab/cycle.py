@@ -45,7 +45,7 @@ class BiCGSTABRuns:
     def __call__(
         self, residual: Tensor, norm: Tensor, active: Tensor, budget: Tensor
     ) -> KrylovCycle:
-        """See :data:`foldcore.adjoint_system.KrylovMethod`. The best iterate by the recursion is kept."""
+        """See :data:`foldcore.KrylovMethod`. The best iterate by the recursion is kept."""
         zeros = torch.zeros_like(residual)
         residual = torch.where(active.unsqueeze(-1), residual, zeros)
         shadow = self._shadow(residual)

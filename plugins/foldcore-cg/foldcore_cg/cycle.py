@@ -30,7 +30,7 @@ def cg_cycle(
 
     Args:
         apply: M·p. (B, s) -> (B, s).
-        residual, norm, active, budget: See :data:`foldcore.adjoint_system.KrylovMethod`.
+        residual, norm, active, budget: See :data:`foldcore.KrylovMethod`.
         tolerance: Of the recursive residual. Shape (B,).
     """
     correction = torch.zeros_like(residual)
@@ -76,7 +76,7 @@ def cgnr_cycle(
     Args:
         transposed: A·p, A = I - Φᵀ. (B, s) -> (B, s).
         forward: Aᵀ·p. (B, s) -> (B, s).
-        residual, norm, active, budget: See :data:`foldcore.adjoint_system.KrylovMethod`; the
+        residual, norm, active, budget: See :data:`foldcore.KrylovMethod`; the
             budget counts both products.
         tolerance: Of the recursive residual. Shape (B,).
     """

@@ -5,33 +5,29 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from foldcore import (
     AdjointSolution,
-    AdjointSolver,
     FixedPointOperator,
+    KrylovAdjoint,
+    KrylovMethod,
     PluginConfig,
     ScaledSystem,
     UnsupportedError,
-    run_krylov_cycles,
 )
 
 from .config import CGConfig
 from .cycle import Product, cg_cycle, cgnr_cycle
 
 
-class CGAdjoint(AdjointSolver):
-    """Conjugate gradients, started at v = g so that Φ = 0 takes one product.
+class CGAdjoint(KrylovAdjoint):
+    """Conjugate gradients on the system itself, or on its normal equations.
 
     Invariant: without ``normal`` the operator must declare Φ = Φᵀ, since on any other matrix the
     recurrence is silently wrong; a declared one whose I - Φ turns out indefinite (an eigenvalue of
     Φ above 1) is reported as not converged. With ``normal`` any I - Φᵀ will do, and the residual
-    falls monotonically (CGNR). The residual that decides is the true one, measured by a product.
-    Samples are masked, never mixed.
-
-    The result carries no graph: derivatives of v are the business of who asked for it.
+    falls monotonically (CGNR).
 
     Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, J. Res.
     Nat. Bur. Standards 49 (1952); Saad, Iterative Methods for Sparse Linear Systems (2003),
@@ -40,17 +36,15 @@ class CGAdjoint(AdjointSolver):
 
     api_version: ClassVar[int] = 1
     config_class: ClassVar[type[PluginConfig]] = CGConfig
+    config: CGConfig
     rank: ClassVar[float] = 0.0
 
-    def __init__(self, config: CGConfig) -> None:
-        self.config: CGConfig = config
+    @property
+    def shortest(self) -> int:
+        return 2 if self.config.normal else 1
 
-    @torch.no_grad()
     def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
-        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ and with Φ.
-
-        A sample counts as converged if ‖g - (I - Φᵀ) v‖₂ <= max(atol, rtol·‖g‖₂), with rtol
-        at least 50 machine epsilons of the dtype.
+        """See :meth:`ScaledAdjoint.solve`. ``iterations`` counts products with Φᵀ and with Φ.
 
         Raises:
             UnsupportedError: If Φ is not declared symmetric and ``normal`` is not set, or if it
@@ -62,25 +56,14 @@ class CGAdjoint(AdjointSolver):
                 f"gradients need a symmetric positive definite I - Φ. Set adjoint.normal: true to "
                 f"solve the normal equations, or use adjoint: gmres or bicgstab."
             )
-        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
-        best = system.untouched()
-        if not operator.zero and bool(system.nonzero.any()):
-            tolerance = system.tolerance
-            transposed = _one_minus(operator.vjp)
-            if self.config.normal:
-                forward = _one_minus(partial(_forward_product, operator))
-                cycle = partial(cgnr_cycle, transposed, forward, tolerance=tolerance)
-            else:
-                cycle = partial(cg_cycle, transposed, tolerance=tolerance)
-            best = run_krylov_cycles(
-                operator,
-                system,
-                system.started(operator),
-                cycle,
-                max_iter=self.config.max_iter,
-                shortest=2 if self.config.normal else 1,
-            )
-        return system.report(best.adjoint, best.norm, best.products)
+        return super().solve(operator, cotangent)
+
+    def cycle(self, operator: FixedPointOperator, system: ScaledSystem) -> KrylovMethod:
+        transposed = _one_minus(operator.vjp)
+        if self.config.normal:
+            forward = _one_minus(partial(_forward_product, operator))
+            return partial(cgnr_cycle, transposed, forward, tolerance=system.tolerance)
+        return partial(cg_cycle, transposed, tolerance=system.tolerance)
 
 
 def _one_minus(product: Product) -> Product:

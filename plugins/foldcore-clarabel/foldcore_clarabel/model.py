@@ -17,10 +17,11 @@ from foldcore import (
     SampleModel,
     SampleStart,
     Status,
+    is_positive_semidefinite,
 )
 
 from .config import ClarabelConfig
-from .convexity import factor_of, is_convex
+from .factor import factor_of
 from .polish import Points, Polisher
 from .rows import Floats, Limits, QuadraticRow, Rows
 
@@ -123,7 +124,7 @@ class ClarabelModel(SampleModel):
         if not {"quadratic_P", "quadratic_q"}.isdisjoint(changed):
             self._quadratic_rows = _quadratic_rows(data)
         if "P" in changed and not self._known_convex:
-            self._convex = is_convex(data.sparse("P", data.n))
+            self._convex = is_positive_semidefinite(data.sparse("P", data.n))
         if not _MATRICES.isdisjoint(changed):
             self._native = self._rows = None
         if not _LIMITS.isdisjoint(changed):
@@ -167,7 +168,7 @@ class ClarabelModel(SampleModel):
 
     def _status(self, words: str, data: SampleData) -> Status:
         status = _STATUS.get(words, Status.NUMERICAL)
-        if status is Status.NUMERICAL and not is_convex(data.sparse("P", data.n)):
+        if status is Status.NUMERICAL and not is_positive_semidefinite(data.sparse("P", data.n)):
             # P was declared positive semidefinite, and so not looked at before.
             return Status.NONCONVEX
         return status

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from foldcore import (
@@ -19,6 +18,7 @@ from foldcore import (
     SampleModel,
     SampleSolver,
     Sparse,
+    is_positive_definite,
 )
 
 from .config import DAQPConfig
@@ -72,5 +72,4 @@ def _may_be_definite(structure: ProgramStructure) -> bool:
     P = structure.template.P
     if not isinstance(P, Tensor):
         return True
-    _, info = torch.linalg.cholesky_ex(P.double() + P.double().mT)
-    return not int(info)
+    return bool(is_positive_definite(P.double() + P.double().mT))

@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from foldcore import (
     AdjointSolution,
-    AdjointSolver,
     DenseSolve,
     FixedPointOperator,
     PluginConfig,
+    ScaledAdjoint,
     ScaledSystem,
     UnsupportedError,
     refine_adjoint,
@@ -23,7 +22,7 @@ from foldcore import (
 from .config import DirectConfig
 
 
-class DirectAdjoint(AdjointSolver):
+class DirectAdjoint(ScaledAdjoint):
     """Solve once, measure, and refine where the measurement asks for it.
 
     Invariant: the residual is measured by ``operator.vjp``, not by the matrix that was solved
@@ -35,32 +34,20 @@ class DirectAdjoint(AdjointSolver):
     Where the operator offers ``solve_transposed`` that is used. Otherwise Φ is assembled, (B, s, s)
     or (s, s) where shared by the batch, which is then factored once for all samples.
 
-    The result carries no graph: derivatives of v are the business of who asked for it.
+    ``iterations`` counts one product to measure, one for each step of refinement, and s where Φ had
+    to be assembled from products.
     """
 
     api_version: ClassVar[int] = 1
     config_class: ClassVar[type[PluginConfig]] = DirectConfig
+    config: DirectConfig
     rank: ClassVar[float] = 5.0
 
-    def __init__(self, config: DirectConfig) -> None:
-        self.config: DirectConfig = config
-
-    @torch.no_grad()
-    def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
-        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ.
-
-        That is one to measure, one for each step of refinement, and s where Φ had to be assembled
-        from products. A sample counts as converged if ‖g - (I - Φᵀ) v‖₂ <= max(atol, rtol·‖g‖₂),
-        with rtol at least 50 machine epsilons of the dtype.
-        """
-        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
-        best = system.untouched()
-        if operator.zero or not bool(system.nonzero.any()):
-            return system.report(best.adjoint, best.norm, best.products)
-
+    def solve_scaled(self, operator: FixedPointOperator, system: ScaledSystem) -> AdjointSolution:
         first = _solve_first(operator, system)
         usable = system.nonzero & first.adjoint.isfinite().all(-1)
         # Nothing is known of v = g but its cotangent, so that any measured trial is better.
+        best = system.untouched()
         best = replace(
             best,
             norm=torch.where(system.nonzero, torch.inf, best.norm),
@@ -70,7 +57,7 @@ class DirectAdjoint(AdjointSolver):
         best = best.attempt(system, operator, trial, system.nonzero)
         regular = usable & ~first.singular
         best = refine_adjoint(operator, system, best, first.inverse, regular, self.config.refine)
-        answer = system.report(best.adjoint, best.norm, best.products)
+        answer = best.report(system)
         found = (answer.converged & first.singular).unsqueeze(-1)
         if not bool(found.any()):
             return answer

@@ -8,7 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from foldcore import Constants, Regularizer, StackedTerms, largest_eigenvalue, operator_norm
+from foldcore import (
+    Constants,
+    Regularizer,
+    StackedTerms,
+    factor_definite,
+    largest_eigenvalue,
+    operator_norm,
+    solve_factored,
+)
 
 DENSE_ROWS = 1500
 """Up to this number of rows of D a dense D P⁻¹ Dᵀ is formed, and factored to lift a solution."""
@@ -177,9 +185,7 @@ class DualProblem:
     def _inverse(self, right: Tensor) -> Tensor:
         if self._diagonal is not None:
             return right / self._diagonal
-        if self._factor.ndim == 2:
-            return torch.cholesky_solve(right.mT, self._factor).mT
-        return torch.cholesky_solve(right.unsqueeze(-1), self._factor).squeeze(-1)
+        return solve_factored(self._factor, right)
 
 
 def _diagonal_part(matrix: Tensor) -> Tensor:
@@ -188,16 +194,8 @@ def _diagonal_part(matrix: Tensor) -> Tensor:
 
 def _factored(P: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Cholesky factor and the samples without one, which get that of the identity."""
-    factor, info = torch.linalg.cholesky_ex(P)
-    with torch.no_grad():
-        pivots = torch.diagonal(factor, dim1=-2, dim2=-1)
-        size = torch.diagonal(P, dim1=-2, dim2=-1).abs().amax(-1)
-        limit = 100 * P.shape[-1] * torch.finfo(P.dtype).eps * size
-        bad = (info != 0) | ~(pivots.amin(-1) ** 2 > limit)
-    if bool(bad.any()):
-        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-        factor = torch.linalg.cholesky(torch.where(bad[..., None, None], identity, P))
-    return factor, bad.reshape(-1)
+    factor, definite = factor_definite(P)
+    return factor, ~definite.reshape(-1)
 
 
 def _norm_of_small(matrix: Tensor) -> Tensor:

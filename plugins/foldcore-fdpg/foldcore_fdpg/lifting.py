@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore import accelerate, recover_subgradient
+from foldcore import accelerate, factor_definite, recover_subgradient, solve_factored
 
 from .dual_problem import DualProblem
 
@@ -67,18 +67,11 @@ def _on_active_set(dual: DualProblem, free: Tensor, fixed: Tensor) -> tuple[Tens
     """Solve (D x(w))_i = 0 over the free i, by one batched Cholesky of the masked D P⁻¹ Dᵀ."""
     mask = free.to(fixed.dtype)
     gram = mask.unsqueeze(-1) * dual.gram * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
-    factor, info = torch.linalg.cholesky_ex(gram)
-    pivots = torch.diagonal(factor, dim1=-2, dim2=-1).amin(-1) ** 2
-    size = torch.diagonal(gram, dim1=-2, dim2=-1).amax(-1)
-    regular = (info == 0) & (pivots > _SINGULAR * size)
-    if not bool(regular.all()):
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        factor = torch.linalg.cholesky(torch.where(regular[:, None, None], gram, identity))
+    factor, regular = factor_definite(gram, _SINGULAR)
     w = fixed
     for _ in range(2):  # the second pass is iterative refinement
         residual = mask * dual.terms.image(dual.primal(w))
-        correction = torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
-        w = w - mask * correction
+        w = w - mask * solve_factored(factor, residual)
     return torch.where(regular[:, None], w, fixed), regular
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from foldcore import (
     AdjointSolution,
-    AdjointSolver,
     FixedPointOperator,
     PluginConfig,
+    ScaledAdjoint,
     ScaledSystem,
 )
 
@@ -22,7 +21,7 @@ GROWTH_LIMIT = 1e6
 """A residual this many times the smallest one so far is taken as divergence: ρ(Φ) >= 1."""
 
 
-class LFPIAdjoint(AdjointSolver):
+class LFPIAdjoint(ScaledAdjoint):
     """v₀ = g, v_{k+1} = Φᵀ v_k + g, whose error falls as ρ(Φ)^k.
 
     Invariant: after k iterations without acceleration v_k = Σ_{i<=k} (Φᵀ)^i g. The residual of
@@ -30,32 +29,18 @@ class LFPIAdjoint(AdjointSolver):
     whose residual was measured. Samples are masked, never mixed: one that has converged is
     frozen, one that diverges or turns non-finite stops with its best iterate and is reported.
 
-    The result carries no graph: derivatives of v are the business of who asked for it.
-
     Source: equation (25) of the fixed-point folding paper (v₀ = g, not Φᵀ g). Acceleration:
     see :mod:`foldcore_lfpi.anderson`.
     """
 
     api_version: ClassVar[int] = 1
     config_class: ClassVar[type[PluginConfig]] = LFPIConfig
+    config: LFPIConfig
     rank: ClassVar[float] = 1.0
 
-    def __init__(self, config: LFPIConfig) -> None:
-        self.config: LFPIConfig = config
-
-    @torch.no_grad()
-    def solve(self, operator: FixedPointOperator, cotangent: Tensor) -> AdjointSolution:
-        """See :meth:`AdjointSolver.solve`. ``iterations`` counts products with Φᵀ.
-
-        A sample counts as converged if ‖g - (I - Φᵀ) v‖₂ <= max(atol, rtol·‖g‖₂), with rtol
-        at least 50 machine epsilons of the dtype.
-        """
-        system = ScaledSystem.of(cotangent, self.config.rtol, self.config.atol)
+    def solve_scaled(self, operator: FixedPointOperator, system: ScaledSystem) -> AdjointSolution:
         start = system.cotangent
         used = torch.zeros(start.shape[0], dtype=torch.int64, device=start.device)
-        if operator.zero:
-            return system.report(start, torch.zeros_like(system.tolerance), used)
-
         window = min(self.config.anderson, operator.size)
         accelerator = Anderson(start, window) if window else None
         active = system.nonzero

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from foldcore import (
@@ -21,6 +20,7 @@ from foldcore import (
     Duals,
     FixedPointOperator,
     InnerFold,
+    PrimalDualState,
     ProgramStructure,
     SmoothProgram,
     Solution,
@@ -28,7 +28,14 @@ from foldcore import (
     ZeroOperator,
     recover_duals,
 )
-from foldcore.kkt import Ambiguity, Held, SolutionSystem, confirmed_step, solution_ambiguities
+from foldcore.kkt import (
+    Ambiguity,
+    Held,
+    SolutionSystem,
+    confirmed_step,
+    held_constraints,
+    solution_ambiguities,
+)
 
 from .config import NewtonConfig
 
@@ -68,54 +75,24 @@ class _BoundNewton(BoundRule):
 
     def __init__(self, program: SmoothProgram) -> None:
         self._program = program
-        n = program.n
-        self._sizes = [
-            n,
-            program.n_equality,
-            program.n_inequality,
-            0 if program.lower is None else n,
-            0 if program.upper is None else n,
-        ]
+        self._state = PrimalDualState(program)
         self._last: tuple[SolutionSystem, Tensor] | None = None
         self._guess: Held | None = None
 
-    def _split(self, state: Tensor) -> tuple[Tensor, Duals]:
-        x, equality, inequality, lower, upper = torch.split(state, self._sizes, dim=-1)
-        zero = torch.zeros_like(x)
-        return x, Duals(
-            equality=equality,
-            inequality=inequality,
-            lower=lower if lower.shape[-1] else zero,
-            upper=upper if upper.shape[-1] else zero,
-        )
-
-    def _join(self, x: Tensor, duals: Duals) -> Tensor:
-        parts = [x, duals.equality, duals.inequality]
-        if self._sizes[3]:
-            parts.append(duals.lower)
-        if self._sizes[4]:
-            parts.append(duals.upper)
-        return torch.cat(parts, dim=-1)
-
     def initial(self, primal: Tensor | None = None) -> Tensor:
-        program = self._program
-        if primal is None:
-            primal = torch.zeros(
-                program.batch, program.n, dtype=program.dtype, device=program.device
-            )
-        return self._join(primal, program.pad_duals(None))
+        return self._state.start(primal)
 
     def lift(self, solution: Solution) -> Tensor:
         duals = solution.duals
         if duals is None:
             duals = recover_duals(self._program, solution.primal).duals
-        return self._join(solution.primal, duals)
+        return self._state.join(solution.primal, duals)
 
     def primal(self, state: Tensor) -> Tensor:
         return state[:, : self._program.n]
 
     def duals(self, state: Tensor) -> Duals:
-        return self._split(state)[1]
+        return self._state.split(state)[1]
 
     def jacobian(self, state: Tensor) -> FixedPointOperator:
         return ZeroOperator(state)
@@ -144,13 +121,13 @@ class _BoundNewton(BoundRule):
         system, found = self._last
         if not system.system.factors.singular:
             return ()
-        x, duals = self._split(cotangent)
+        x, duals = self._state.split(cotangent)
         return solution_ambiguities(system, found, system.pack_cotangent(x, duals), parameters)
 
     def step(self, state: Tensor) -> Tensor:
-        x, duals = self._split(state)
+        x, duals = self._state.split(state)
         program = self._program
-        guess = held = _guess(program, x.detach(), duals)
+        guess = held = held_constraints(program, x.detach(), duals)
         known = None
         if self._last is not None and program.hessian_is_constant:
             known = self._last[0]
@@ -161,21 +138,4 @@ class _BoundNewton(BoundRule):
         system, found = confirmed_step(program, x, duals, held, known)
         self._last = system, found
         new, multipliers = system.unpack(found)
-        return self._join(new, multipliers)
-
-
-def _guess(program: SmoothProgram, x: Tensor, duals: Duals) -> Held:
-    """Return what is active: a multiplier larger than its slack. Coinciding bounds always are."""
-    with torch.no_grad():
-        slack = -program.inequality(x)
-        none = torch.zeros_like(x, dtype=torch.bool)
-        lower, upper = none, none
-        if program.lower is not None:
-            lower = duals.lower > x - program.lower
-        if program.upper is not None:
-            upper = duals.upper > program.upper - x
-        if program.lower is not None and program.upper is not None:
-            pinned = program.lower == program.upper
-            lower = lower | (pinned & (duals.lower >= duals.upper))
-            upper = (upper | pinned) & ~lower
-        return Held(rows=duals.inequality > slack, lower=lower, upper=upper)
+        return self._state.join(new, multipliers)

@@ -193,24 +193,6 @@ class NativeModel:
         )
 
 
-def is_convex(upper: Any) -> bool:
-    """Return whether a matrix, given by its upper triangle in CSC, is positive semidefinite.
-
-    OSQP's set-up without constraints factors P + σI and raises where that is indefinite. With
-    constraints it factors P + σI + ρCᵀC in effect, and so proves nothing about P.
-    """
-    try:
-        osqp.OSQP(algebra="builtin").setup(
-            upper, np.zeros(upper.shape[0]), None, None, None,
-            scaling=0, sigma=1e-10 * _largest(upper.data) + 1e-300, verbose=False,
-        )  # fmt: skip
-    except osqp.OSQPException as error:
-        if error == osqp.SolverError.OSQP_NONCVX_ERROR:
-            return False
-        raise
-    return True
-
-
 def _largest(*vectors: Floats) -> float:
     return max(float(np.abs(v).max(initial=0.0)) for v in vectors)
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import triu
 
 from foldcore import (
     IterationMap,
@@ -20,6 +22,7 @@ from foldcore import (
     SparseMatrix,
     Status,
     UnsupportedError,
+    is_positive_semidefinite,
     run_chunks,
     worker_model,
 )
@@ -27,7 +30,7 @@ from foldcore import (
 from . import interrupts
 from .config import OSQPConfig
 from .layout import Batch, Layout, Sample
-from .model import Answer, NativeModel, is_convex
+from .model import Answer, NativeModel
 from .pattern import Floats, flat_values
 
 _MATRICES = ("P", "A", "G")
@@ -166,13 +169,22 @@ def _refuse_nonconvex(
     """Mark samples whose sparse P is indefinite; the layer itself checks dense ones."""
     refusal = Answer(Status.NONCONVEX, "P is not positive semidefinite")
     if not batch.P.batched:
-        if any(one is None for one in known) and not is_convex(layout.P.matrix(batch.P.row(0))):
+        if any(one is None for one in known) and not _semidefinite(layout.P.matrix(batch.P.row(0))):
             return [one or refusal for one in known]
         return known
     return [
-        refusal if one is None and not is_convex(layout.P.matrix(batch.P.row(i))) else one
+        refusal if one is None and not _semidefinite(layout.P.matrix(batch.P.row(i))) else one
         for i, one in enumerate(known)
     ]
+
+
+def _semidefinite(upper: Any) -> bool:
+    """Return whether a matrix, given by its upper triangle in CSC, is positive semidefinite.
+
+    OSQP factors P + σI + ρCᵀC, and so proves nothing about P.
+    """
+    semidefinite: bool = is_positive_semidefinite(upper + triu(upper, 1).T)
+    return semidefinite
 
 
 def _starts(layout: Layout, batch: Batch, warm_start: Solution | None) -> tuple[Floats, Floats]:

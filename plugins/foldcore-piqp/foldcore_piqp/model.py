@@ -17,10 +17,10 @@ from foldcore import (
     SampleStart,
     Sparse,
     Status,
+    is_positive_semidefinite,
 )
 
 from .config import PIQPConfig
-from .convexity import is_convex
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class PIQPModel(SampleModel):
                 self._matrices[name] = self._matrix(data, name, rows)
                 self._kept = None if name == "G" else self._kept
         if "P" in changed and not self._known_convex:
-            self._convex = is_convex(self._matrices["P"])
+            self._convex = is_positive_semidefinite(self._matrices["P"])
         lower, upper = data.vector("lower", n, -np.inf), data.vector("upper", n, np.inf)
         h = data.vector("h", 0, np.inf)
         empty = (lower > upper) | (lower == np.inf) | (upper == -np.inf)
@@ -97,7 +97,7 @@ class PIQPModel(SampleModel):
             return SampleAnswer(Status.NUMERICAL, f"PIQP refused the data: {error!r}")
         result = self._native.result
         status, iterations = _STATUS.get(int(found), Status.NUMERICAL), int(result.info.iter)
-        if status in (Status.NUMERICAL, Status.ITERATION_LIMIT) and not is_convex(P):
+        if status in (Status.NUMERICAL, Status.ITERATION_LIMIT) and not is_positive_semidefinite(P):
             # P was declared positive semidefinite, and so not looked at before.
             status = Status.NONCONVEX
         if not status.ok:

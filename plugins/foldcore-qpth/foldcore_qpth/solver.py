@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from foldcore import (
@@ -17,6 +16,7 @@ from foldcore import (
     ProgramStructure,
     Session,
     Solver,
+    is_positive_definite,
 )
 
 from .config import QpthConfig
@@ -51,10 +51,8 @@ class QpthSolver(Solver):
     def unsupported_reason(self, structure: ProgramStructure) -> str | None:
         reason = super().unsupported_reason(structure)
         P = structure.template.P
-        if reason is None and isinstance(P, Tensor):
-            _, info = torch.linalg.cholesky_ex(P + P.mT)
-            if int(info):
-                return "P is constant and singular, qpth needs it positive definite"
+        if reason is None and isinstance(P, Tensor) and not bool(is_positive_definite(P + P.mT)):
+            return "P is constant and singular, qpth needs it positive definite"
         return reason
 
     def open(self, structure: ProgramStructure) -> Session:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldcore import SmoothProgram, rmatvec
-
-from .multipliers import StrictlyActive
+from foldcore import SmoothProgram, is_positive_definite, rmatvec
+from foldcore.kkt import Held
 
 _ROUNDING = 10.0
 """Multiples of n machine epsilons up to which a curvature counts as zero."""
@@ -42,19 +41,7 @@ class Convexified:
     failed: Tensor | None
 
 
-def is_positive_definite(matrix: Tensor) -> Tensor:
-    """Return whether Cholesky factors a symmetric matrix, to working precision. (*batch,), bool."""
-    factor, info = torch.linalg.cholesky_ex(matrix.detach())
-    pivots = torch.diagonal(factor, dim1=-2, dim2=-1)
-    size = matrix.detach().diagonal(dim1=-2, dim2=-1).abs().amax(-1)
-    floor = _ROUNDING * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * size
-    definite: Tensor = (info == 0) & (pivots.amin(-1) ** 2 > floor)
-    return definite
-
-
-def convexify(
-    program: SmoothProgram, x: Tensor, hessian: Tensor, active: StrictlyActive
-) -> Convexified:
+def convexify(program: SmoothProgram, x: Tensor, hessian: Tensor, active: Held) -> Convexified:
     """Convexify the samples whose Hessian is not positive definite; leave the others alone.
 
     Args:
@@ -79,9 +66,7 @@ def convexify(
     )
 
 
-def _active_rows(
-    program: SmoothProgram, x: Tensor, active: StrictlyActive
-) -> tuple[Tensor, Tensor]:
+def _active_rows(program: SmoothProgram, x: Tensor, active: Held) -> tuple[Tensor, Tensor]:
     """Return J (B, k, n) and r (B, k), zero in the rows that are not active."""
     batch, n = x.shape
     zero = x.new_zeros(())

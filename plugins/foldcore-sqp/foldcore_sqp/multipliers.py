@@ -1,8 +1,6 @@
-"""Which multipliers an SQP step is built from, and which constraints they hold strictly active."""
+"""Which multipliers an SQP step is built from."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,36 +15,6 @@ _ROUNDING = 100.0
 
 _GOOD = 1e-8
 """Mismatch below which no constraint is missing among the active: wider tolerances are not tried."""
-
-
-@dataclass(frozen=True)
-class StrictlyActive:
-    """Constraints whose multiplier exceeds their slack; boolean masks.
-
-    Attributes:
-        rows: Of the inequality rows. Shape (B, m).
-        lower, upper: Of the bounds, never both. Coinciding bounds always count. Shape (B, n).
-    """
-
-    rows: Tensor
-    lower: Tensor
-    upper: Tensor
-
-
-def strictly_active(program: SmoothProgram, x: Tensor, duals: Duals) -> StrictlyActive:
-    """Return the strictly active constraints at x (B, n), without gradient."""
-    with torch.no_grad():
-        none = torch.zeros_like(x, dtype=torch.bool)
-        lower, upper = none, none
-        if program.lower is not None:
-            lower = duals.lower > x - program.lower
-        if program.upper is not None:
-            upper = duals.upper > program.upper - x
-        if program.lower is not None and program.upper is not None:
-            pinned = program.lower == program.upper
-            lower = lower | (pinned & (duals.lower >= duals.upper))
-            upper = (upper | pinned) & ~lower
-        return StrictlyActive(duals.inequality > -program.inequality(x), lower, upper)
 
 
 def best_multipliers(program: SmoothProgram, x: Tensor, given: Duals | None) -> Duals:

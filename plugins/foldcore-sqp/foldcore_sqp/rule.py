@@ -32,16 +32,19 @@ from foldcore import (
     FixedPointOperator,
     InnerFold,
     ParametricProblem,
+    PrimalDualState,
     ProgramStructure,
     RuleOfConstants,
     SmoothProgram,
     Solution,
     ZeroOperator,
+    is_positive_definite,
 )
+from foldcore.kkt import Held, held_constraints
 
 from .config import SQPConfig
-from .convexify import convexify, is_positive_definite
-from .multipliers import StrictlyActive, best_multipliers, strictly_active
+from .convexify import convexify
+from .multipliers import best_multipliers
 from .operators import ScaledIdentity
 from .subproblem import constraint_values, subproblem, without_failed
 
@@ -93,47 +96,26 @@ class _BoundSQP(BoundRule):
     ) -> None:
         self._program, self._config, self._fold = program, config, fold
         self._constants = constants
+        self._state = PrimalDualState(program)
         self._given: Duals | None = None
         self._fitted: tuple[Tensor, Duals] | None = None
         self._failed: Tensor | None = None
         self._report: Solution | None = None
 
-    @property
-    def _sizes(self) -> list[int]:
-        program, n = self._program, self._program.n
-        bounds = [0 if bound is None else n for bound in (program.lower, program.upper)]
-        return [n, program.n_equality, program.n_inequality, *bounds]
-
     def _join(self, x: Tensor, duals: Duals) -> Tensor:
-        if not self._config.dual_state:
-            return x
-        lower, upper = self._sizes[3:]
-        bounds = [duals.lower[:, :lower], duals.upper[:, :upper]]
-        return torch.cat([x, duals.equality, duals.inequality, *bounds], dim=-1)
+        return self._state.join(x, duals) if self._config.dual_state else x
 
     def _split(self, state: Tensor) -> tuple[Tensor, Duals | None]:
         """Return x and the multipliers in the state, None where it has none."""
-        if not self._config.dual_state:
-            return state, None
-        x, equality, inequality, lower, upper = torch.split(state, self._sizes, dim=-1)
-        zero = torch.zeros_like(x)
-        return x, Duals(
-            equality=equality,
-            inequality=inequality,
-            lower=lower if lower.shape[-1] else zero,
-            upper=upper if upper.shape[-1] else zero,
-        )
+        return self._state.split(state) if self._config.dual_state else (state, None)
 
     def initial(self, primal: Tensor | None = None) -> Tensor:
         program = self._program
-        if primal is None:
-            primal = torch.zeros(
-                program.batch, program.n, dtype=program.dtype, device=program.device
-            )
-            return self._join(primal, program.pad_duals(None))
         if not self._config.dual_state:
-            return primal
-        return self._join(primal, best_multipliers(program, primal, None))
+            return program.like.new_zeros(program.batch, program.n) if primal is None else primal
+        if primal is None:
+            return self._state.start(None)
+        return self._state.join(primal, best_multipliers(program, primal, None))
 
     def lift(self, solution: Solution) -> Tensor:
         x = solution.primal.detach()
@@ -206,14 +188,14 @@ class _BoundSQP(BoundRule):
             ):
                 return {"P": hessian, "q": gradient}, None
         duals = self._multipliers(x.detach()) if duals is None else duals
-        active = strictly_active(program, x.detach(), duals)
+        active = held_constraints(program, x.detach(), duals)
         hessian = program.lagrangian_hessian(x, _without_inactive(duals, active))
         convex = convexify(program, x, hessian, active)
         q = gradient if convex.linear is None else gradient + convex.linear
         return {"P": convex.hessian, "q": q}, convex.failed
 
 
-def _without_inactive(duals: Duals, active: StrictlyActive) -> Duals:
+def _without_inactive(duals: Duals, active: Held) -> Duals:
     """Set multipliers of inactive rows to exactly 0: what a solver leaves there is no curvature."""
     zero = torch.zeros_like(duals.inequality)
     return replace(duals, inequality=torch.where(active.rows, duals.inequality, zero))

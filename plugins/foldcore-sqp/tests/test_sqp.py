@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from foldcore_sqp import ScaledIdentity, SQPConfig, SQPRule
-from foldcore_sqp.convexify import convexify, is_positive_definite
-from foldcore_sqp.multipliers import StrictlyActive, best_multipliers
+from foldcore_sqp.convexify import convexify
+from foldcore_sqp.multipliers import best_multipliers
 from foldcore_sqp.subproblem import without_failed
 from torch import Tensor
 
 import foldcore as fc
+from foldcore.kkt import Held
 from foldcore.testing.problems import random_qp
 
 pytest.importorskip("foldcore_osqp", reason="the inner fold is solved by foldcore-osqp")
@@ -478,9 +479,9 @@ def test_convexified_hessian_is_definite_and_leaves_definite_samples_alone() -> 
     program = problem.bind({**problem.constants, "P": P, "A": A}, 3)
     x = torch.zeros(3, 3, dtype=torch.float64)
     none = torch.zeros(3, 3, dtype=torch.bool)
-    active = StrictlyActive(none[:, :0], none, none)
+    active = Held(none[:, :0], none, none)
     found = convexify(program, x, P, active)
-    assert bool(is_positive_definite(found.hessian).all())
+    assert bool(fc.is_positive_definite(found.hessian).all())
     assert torch.equal(found.hessian[1], P[1])
     assert not bool(found.failed.any())
     change = found.hessian - P
