@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import foldcore as fc
+from foldcore.optimality import kkt
 
 N = 3
 EYE = torch.eye(N, dtype=torch.float64)
@@ -143,3 +144,29 @@ def test_gradient_free() -> None:
     report, multipliers = fc.kkt_report(program(), point)
     values: list[Tensor] = [*vars(report).values(), *vars(multipliers).values()]
     assert not any(v.requires_grad for v in values)
+
+
+def test_a_climb_of_tolerances_evaluates_the_program_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for name in ("gradient", "equality", "inequality", "constraint_rows"):
+        original = getattr(fc.SmoothProgram, name)
+
+        def counted(
+            self: fc.SmoothProgram, x: Tensor, name: str = name, original: object = original
+        ) -> object:
+            asked.append(name)
+            assert callable(original)
+            return original(self, x)
+
+        monkeypatch.setattr(fc.SmoothProgram, name, counted)
+    climbs = []
+    recover = kkt.recover_at
+
+    def climbing(point: object, tolerance: float) -> object:
+        climbs.append(tolerance)
+        return recover(point, tolerance)
+
+    monkeypatch.setattr(kkt, "recover_at", climbing)
+    fc.kkt_report(program(), X - 3e-5 * EYE[2:])
+    assert climbs == [1e-6, 1e-4, 1e-2]
+    assert sorted(asked) == ["constraint_rows", "equality", "gradient", "inequality"]

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..program.program import SmoothProgram
+from .point import ProgramPoint
+
+ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
+"""Slacks up to which constraints count as active, tried in turn: those that solvers of high accuracy,
+first-order methods at their defaults, and black boxes leave at a constraint that holds."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,15 @@ class ActiveSet:
         return self.lower | self.upper
 
 
-def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet:
+def active_set(point: ProgramPoint, tolerance: float) -> ActiveSet:
     """Return the constraints whose slack is at most tolerance·(1 + |bound|).
 
     The bound of a linear row is its h, that of a quadratic or function row 0.
     """
+    program = point.program
     with torch.no_grad():
-        g = program.inequality(x)
-        none = torch.zeros_like(x, dtype=torch.bool)
-        lower, upper = program.lower, program.upper
+        g = point.inequality
+        none = torch.zeros_like(point.x, dtype=torch.bool)
         size = torch.ones_like(g)
         h = program.data.h
         if h is not None:
@@ -47,11 +51,13 @@ def active_set(program: SmoothProgram, x: Tensor, tolerance: float) -> ActiveSet
         return ActiveSet(
             equality=g.new_ones(g.shape[0], program.n_equality, dtype=torch.bool),
             inequality=g >= -tolerance * size,
-            lower=none if lower is None else _at_bound(x - lower, lower, tolerance),
-            upper=none if upper is None else _at_bound(upper - x, upper, tolerance),
+            lower=_at_bound(point.above_lower, program.lower, tolerance, none),
+            upper=_at_bound(point.below_upper, program.upper, tolerance, none),
         )
 
 
-def _at_bound(slack: Tensor, bound: Tensor, tolerance: float) -> Tensor:
+def _at_bound(slack: Tensor | None, bound: Tensor | None, tolerance: float, none: Tensor) -> Tensor:
+    if slack is None or bound is None:
+        return none
     # An absent bound has an infinite slack, and an infinite allowance that would admit it.
     return torch.isfinite(bound) & (slack <= tolerance * (1 + bound.abs()))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..numerics.definiteness import factor_definite, solve_factored
-from ..numerics.products import concatenate, matvec, rmatvec
+from ..numerics.products import matvec, rmatvec
 from ..program.program import SmoothProgram
 from ..solution import Duals
 from .active_set import ActiveSet, active_set
+from .point import ProgramPoint
 
 _SINGULAR = 1e-12
 """Squared relative size of a Cholesky pivot below which active gradients count as dependent."""
@@ -47,27 +48,32 @@ def recover_duals(
         active_tolerance: A constraint is active where its slack is at most this, relative to
             1 + |bound|.
     """
-    active = active_set(program, x, active_tolerance)
-    duals, unique = _fit(program, x, active)
+    return recover_at(ProgramPoint(program, x), active_tolerance)
+
+
+def recover_at(point: ProgramPoint, active_tolerance: float) -> RecoveredDuals:
+    """Return what :func:`recover_duals` does, at a point that others read too."""
+    active = active_set(point, active_tolerance)
+    duals, unique = _fit(point, active)
     with torch.no_grad():
-        doubtful = ~unique | ~_signs_hold(program, duals, active)
+        doubtful = ~unique | ~_signs_hold(duals)
         if bool(doubtful.any()):
-            active = _supports(program, x, active, doubtful)
+            active = _supports(point, active, doubtful)
     if bool(doubtful.any()):
-        duals, unique_on_support = _fit(program, x, active)
+        duals, unique_on_support = _fit(point, active)
         unique = unique & unique_on_support
     return RecoveredDuals(duals=_clip(duals), unique=unique)
 
 
-def _fit(program: SmoothProgram, x: Tensor, active: ActiveSet) -> tuple[Duals, Tensor]:
-    gradient = program.gradient(x)
+def _fit(point: ProgramPoint, active: ActiveSet) -> tuple[Duals, Tensor]:
+    program, x, gradient = point.program, point.x, point.gradient
     p, m = program.n_equality, program.n_inequality
     batch = x.shape[0]
     unique = torch.ones(batch, dtype=torch.bool, device=x.device)
     residual = gradient
     equality, inequality = x.new_zeros(batch, p), x.new_zeros(batch, m)
     if p + m:
-        rows = _rows(program, x)
+        rows = point.dense_rows
         mask = torch.cat([active.equality, active.inequality], -1).to(x.dtype)
         free = (~active.fixed).to(x.dtype)
         unbounded = program.lower is None and program.upper is None
@@ -89,11 +95,6 @@ def _fit(program: SmoothProgram, x: Tensor, active: ActiveSet) -> tuple[Duals, T
         ),
         unique,
     )
-
-
-def _rows(program: SmoothProgram, x: Tensor) -> Tensor:
-    blocks = [program.equality_jacobian(x), program.inequality_jacobian(x)]
-    return concatenate(blocks, dim=-2, sample_dims=2)
 
 
 def _least_squares(
@@ -127,10 +128,9 @@ def _least_squares(
     return answer, regular.expand(gradient.shape[0])
 
 
-def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tensor:
-    size = 1 + torch.stack(
-        [v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[0]) for v in vars(duals).values()]
-    ).amax(0)
+def _signs_hold(duals: Duals) -> Tensor:
+    """Return where no multiplier of an inequality is negative beyond rounding. Shape (B,), bool."""
+    size = 1 + torch.cat(list(vars(duals).values()), -1).abs().amax(-1)
     threshold = -1e-8 * size[:, None]
     return (
         (duals.inequality >= threshold).all(-1)
@@ -139,13 +139,12 @@ def _signs_hold(program: SmoothProgram, duals: Duals, active: ActiveSet) -> Tens
     )
 
 
-def _supports(program: SmoothProgram, x: Tensor, active: ActiveSet, doubtful: Tensor) -> ActiveSet:
+def _supports(point: ProgramPoint, active: ActiveSet, doubtful: Tensor) -> ActiveSet:
     """Return the active set cut down, for doubtful samples, to the support of a bounded fit."""
     from scipy.optimize import nnls  # scipy stays out of `import foldcore`
 
-    rows = _rows(program, x)
-    gradient = program.gradient(x)
-    p, n = program.n_equality, program.n
+    rows, gradient = point.dense_rows.detach(), point.gradient.detach()
+    p, n = point.program.n_equality, point.program.n
     masks = [mask.clone() for mask in vars(active).values()]
     identity = torch.eye(n, dtype=torch.float64)
     # Where a point is so far away that its gradients overflow there is nothing to fit.

@@ -10,10 +10,10 @@ from ..atoms.stacked import StackedTerms
 from ..errors import UnsupportedError
 from ..program.program import SmoothProgram
 from ..solution import Duals, KKTReport
-from .duals import recover_duals
+from .active_set import ACTIVE_TOLERANCES
+from .duals import recover_at
+from .point import ProgramPoint
 from .subgradient import recover_subgradient
-
-_ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
 
 
 def kkt_report(
@@ -38,34 +38,36 @@ def kkt_report(
     with torch.no_grad():
         if program.regularizers or program.structure.without_rows:
             return _proximal_report(program, x)
+        point = ProgramPoint(program, x)
         if duals is None:
-            return _best_recovered(program, x)
+            return _best_recovered(point)
         unique = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
-        return _report(program, x, duals, unique), duals
+        return _report(point, duals, unique), duals
 
 
-def _best_recovered(program: SmoothProgram, x: Tensor) -> tuple[KKTReport, Duals]:
+def _best_recovered(point: ProgramPoint) -> tuple[KKTReport, Duals]:
     """Recover duals with the active tolerance that leaves the smallest residual per sample.
 
     An inaccurate solver's active constraints have slack: too tight a tolerance misses them. Any
     choice is honest, for the residual holds the slack of what counts as active.
     """
-    first = recover_duals(program, x, _ACTIVE_TOLERANCES[0])
-    duals, report = first.duals, _report(program, x, first.duals, first.unique)
-    for tolerance in _ACTIVE_TOLERANCES[1:]:
-        if bool((report.residual <= _ACTIVE_TOLERANCES[0]).all()):
+    good = ACTIVE_TOLERANCES[0]
+    recovered = recover_at(point, good)
+    duals, report = recovered.duals, _report(point, recovered.duals, recovered.unique)
+    for tolerance in ACTIVE_TOLERANCES[1:]:
+        if bool((report.residual <= good).all()):
             break
-        recovered = recover_duals(program, x, tolerance)
-        trial = _report(program, x, recovered.duals, recovered.unique)
+        recovered = recover_at(point, tolerance)
+        trial = _report(point, recovered.duals, recovered.unique)
         better = trial.residual < report.residual
         report = trial.where(better, report)
         duals = recovered.duals.where(better, duals)
     return report, duals
 
 
-def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> KKTReport:
-    gradient = program.gradient(x)
-    pull = program.constraint_pull(x, duals)
+def _report(point: ProgramPoint, duals: Duals, unique: Tensor) -> KKTReport:
+    program, x, gradient = point.program, point.x, point.gradient
+    pull = program.pull(point.constraint_rows, duals)
     pinned = _pinned(program, x)
     terms = [gradient, pull]
     if program.lower is not None:
@@ -75,9 +77,9 @@ def _report(program: SmoothProgram, x: Tensor, duals: Duals, unique: Tensor) -> 
     primal_size = 1 + x.abs().amax(-1)
     # The largest term of the stationarity condition.
     dual_size = 1 + torch.cat(terms, -1).abs().amax(-1)
-    slacks, multipliers = _inequality_pairs(program, x, duals, pinned)
+    slacks, multipliers = _inequality_pairs(point, duals, pinned)
     slacks, multipliers = slacks / primal_size[:, None], multipliers / dual_size[:, None]
-    violation = _largest(program.equality(x)) / primal_size
+    violation = _largest(point.equality) / primal_size
     # Both bounds of a pinned variable count as active, and hold one direction.
     active = (multipliers > slacks).sum(-1)
     if pinned is not None:
@@ -109,24 +111,21 @@ def _pinned(program: SmoothProgram, x: Tensor) -> Tensor | None:
 
 
 def _inequality_pairs(
-    program: SmoothProgram, x: Tensor, duals: Duals, pinned: Tensor | None
+    point: ProgramPoint, duals: Duals, pinned: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the slacks and multipliers of all inequalities and bounds, (B, m + up to 2n) each.
 
     A variable whose bounds coincide is an equality: its slack of 0 says nothing about strict
     complementarity, so the pair is reported as strictly active.
     """
-    slacks, multipliers = [-program.inequality(x)], [duals.inequality]
-    lower, upper = program.lower, program.upper
-    for bound, gap, multiplier in (
-        (lower, None if lower is None else x - lower, duals.lower),
-        (upper, None if upper is None else upper - x, duals.upper),
-    ):
-        if bound is None or gap is None:
+    slacks, multipliers = [-point.inequality], [duals.inequality]
+    bounds = ((point.above_lower, duals.lower), (point.below_upper, duals.upper))
+    for slack, multiplier in bounds:
+        if slack is None:
             continue
         if pinned is not None:
             multiplier = torch.where(pinned, float("inf"), multiplier)
-        slacks.append(gap)
+        slacks.append(slack)
         multipliers.append(multiplier)
     if len(slacks) == 1:
         return slacks[0], multipliers[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,6 @@ from torch import Tensor
 from ..atoms.stacked import StackedTerms
 from ..numerics.acceleration import accelerate
 from ..numerics.eigenvalues import operator_norm
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..numerics.products import concatenate, matvec, rmatvec, to_dense
-from ..numerics.sparse import SparseMatrix
+from ..numerics.sparse import Matrix, SparseMatrix
 from ..quadratic.data import SAMPLE_DIMS, QuadraticData
 from ..solution import Duals
 from .functions import BatchedFunction
@@ -289,22 +289,32 @@ class SmoothProgram:
 
     def constraint_pull(self, x: Tensor, duals: Duals) -> Tensor:
         """Return ∇L - ∇f = Jₕᵀν + J_gᵀμ - λ_lower + λ_upper. Shapes (B, n) -> (B, n)."""
+        return self.pull(self.constraint_rows(x), duals)
+
+    def constraint_rows(self, x: Tensor) -> tuple[Matrix | None, Matrix | None]:
+        """Return ∂h/∂x and ∂g/∂x, sparse where the data are; None for no rows.
+
+        Shapes (p, n) and (m, n) where shared by the batch, else (B, p, n) and (B, m, n).
+        """
+        curved = self._inequality is not None or self.n_quadratic
+        return (
+            self.data.A if self._equality is None else self.equality_jacobian(x),
+            self.inequality_jacobian(x) if curved else self.data.G,
+        )
+
+    def pull(self, rows: tuple[Matrix | None, Matrix | None], duals: Duals) -> Tensor:
+        """Return ``constraint_pull`` where ``constraint_rows`` are known. Shape (B, n)."""
         value = None
-        if self.n_equality:
-            rows = self.data.A if self._equality is None else None
-            rows = self.equality_jacobian(x) if rows is None else rows
-            value = rmatvec(rows, duals.equality)
-        if self.n_inequality:
-            linear = self._inequality is None and not self.n_quadratic
-            rows = self.data.G if linear else None
-            rows = self.inequality_jacobian(x) if rows is None else rows
-            pulled = rmatvec(rows, duals.inequality)
+        if rows[0] is not None:
+            value = rmatvec(rows[0], duals.equality)
+        if rows[1] is not None:
+            pulled = rmatvec(rows[1], duals.inequality)
             value = pulled if value is None else value + pulled
         if self.lower is not None:
             value = -duals.lower if value is None else value - duals.lower
         if self.upper is not None:
             value = duals.upper if value is None else value + duals.upper
-        return torch.zeros_like(x) if value is None else value
+        return torch.zeros_like(duals.lower) if value is None else value
 
     def lagrangian_hessian(self, x: Tensor, duals: Duals) -> Tensor:
         """Return ∇²L in x: (n, n) where shared by the batch, else (B, n, n)."""
