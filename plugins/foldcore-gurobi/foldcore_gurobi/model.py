@@ -24,7 +24,7 @@ from foldcore import (
 
 from .config import GurobiConfig
 from .licence import environment
-from .parameters import parameters_for
+from .model_parameters import parameters_for
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from foldcore_gurobi import GurobiConfig, GurobiSolver
 from foldcore_gurobi.model import GurobiModel
-from foldcore_gurobi.parameters import parameters_for
+from foldcore_gurobi.model_parameters import parameters_for
 from torch import Tensor
 
 from foldcore import (

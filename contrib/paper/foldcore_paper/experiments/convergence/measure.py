@@ -16,7 +16,7 @@ from ...series import series_gradients
 from ...topk import bounded_logits, smooth_topk, topk_solver
 
 if TYPE_CHECKING:
-    from .experiment import ConvergenceSettings
+    from .settings import ConvergenceSettings
 
 
 class Start(str, Enum):

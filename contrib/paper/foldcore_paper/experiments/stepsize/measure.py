@@ -18,7 +18,7 @@ from ...series import series_gradients
 from .problems import PROBLEMS, Instance
 
 if TYPE_CHECKING:
-    from .experiment import StepSizeSettings
+    from .settings import StepSizeSettings
 
 
 class _Adjoints:
