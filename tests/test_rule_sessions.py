@@ -81,9 +81,7 @@ def test_admm_does_no_work_on_constants_at_the_second_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("foldcore_admm", reason="the rule under test")
-    count = Counter(
-        monkeypatch, "foldcore_admm.system.factor_square", "foldcore_admm.penalty._trace"
-    )
+    count = Counter(monkeypatch, "foldcore.kkt.system.Factors", "foldcore_admm.penalty._trace")
     rule = {"kind": "admm", "rho": "auto"}
     layer = fc.build({"problem": affine(lower=-1.0), "rule": rule, "adjoint": "direct"})
     run(layer, 3)

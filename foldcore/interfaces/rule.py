@@ -39,7 +39,12 @@ class BoundRule(ABC):
 
     The state z is one flat tensor (B, s). ``primal`` and ``duals`` may depend on the parameters
     directly: the fixed-point node wraps z alone, so that this direct term reaches autograd.
+
+    Attributes:
+        failure: What messages say of the samples in :meth:`failed`.
     """
+
+    failure: ClassVar[str] = "singular update step"
 
     @abstractmethod
     def initial(self, primal: Tensor | None = None) -> Tensor:
@@ -95,6 +100,14 @@ class BoundRule(ABC):
         """Return the samples whose last step could not be evaluated, (B,) bool, or None for none.
 
         Their rows hold finite placeholders without gradient, so that other samples are unharmed.
+        """
+        return None
+
+    def saddles(self) -> Tensor | None:
+        """Return the samples whose last step tells that they are no local minimum, (B,) bool.
+
+        That is negative curvature along the active constraints (Nocedal and Wright, Numerical
+        Optimization (2006), theorem 12.5). None where there are none, or where the rule cannot tell.
         """
         return None
 

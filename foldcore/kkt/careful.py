@@ -50,7 +50,7 @@ class CarefulFactors:
         free = None if operator.fixed is None else ~operator.fixed
         self._groups = groups_of(free, operator.active)
         self._factors = [_CarefulGroup(operator, group) for group in self._groups]
-        like = operator.rows
+        like = operator.dense_rows
         self.nullity = torch.zeros(operator.batch, dtype=torch.long, device=like.device)
         self.nonconvex = torch.zeros(operator.batch, dtype=torch.bool, device=like.device)
         for group, factors in zip(self._groups, self._factors, strict=True):
@@ -79,11 +79,11 @@ class CarefulFactors:
     def _null_vectors(self) -> Tensor:
         operator = self._operator
         width = int(self.nullity.max()) if self.nullity.numel() else 0
-        basis = operator.rows.new_zeros(operator.batch, operator.size, width)
+        basis = operator.dense_rows.new_zeros(operator.batch, operator.size, width)
         if not width:
             return basis
-        zero_x = operator.rows.new_zeros(operator.batch, operator.n)
-        zero_c = operator.rows.new_zeros(operator.batch, operator.k)
+        zero_x = operator.dense_rows.new_zeros(operator.batch, operator.n)
+        zero_c = operator.dense_rows.new_zeros(operator.batch, operator.k)
         for j in range(width):
             x, w = zero_x.clone(), zero_c.clone()
             for group, factors in zip(self._groups, self._factors, strict=True):
@@ -92,7 +92,7 @@ class CarefulFactors:
                 group.put(w, found[1])
             parts = [x, w]
             if operator.fixed is not None:
-                force = operator.curve(x) + rmatvec(operator.rows, w)
+                force = operator.curve(x) + rmatvec(operator.dense_rows, w)
                 parts.append(torch.where(operator.fixed, -force, 0.0))
             basis[:, :, j] = torch.cat(parts, -1)
         # Zero columns come last; QR puts something there that is no null vector.
@@ -224,7 +224,11 @@ def compact(operator: Operator, group: Group) -> tuple[Tensor, Tensor]:
     """Return H (b, f, f) and C (b, k', f) of a group, the identity and zeros in the padding."""
     rows = gathered_rows(operator, group)
     if operator.diagonal:
-        h = operator.hessian if operator.hessian.ndim == 1 else group.take(operator.hessian)
+        h = (
+            operator.dense_hessian
+            if operator.dense_hessian.ndim == 1
+            else group.take(operator.dense_hessian)
+        )
         h = h.expand(rows.shape[0], -1)
         hessian = torch.diag_embed(h if group.free is None else h.gather(-1, group.free))
     else:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.products import matvec
+from ..numerics.sparse import Matrix, SparseMatrix
 from ..program.program import SmoothProgram
 from ..solution import Duals
 from .dependence import dependent
@@ -149,6 +150,8 @@ class _Trial:
     def with_implied(self) -> Held:
         """Return the active set with the rows and bounds that it implies; itself where there are none."""
         held = self.held
+        if self.system.system.operator.sparse:
+            return held  # which rows follow from others is asked of dense rows alone
         near = {
             name: (slack.abs() <= self._floor * self._sizes[name]) & ~getattr(held, name)
             for name, slack in self._slacks.items()
@@ -174,15 +177,19 @@ def _slacks(
 
     Rows are linearised at x. Absent rows and bounds have infinite slack.
     """
-    program, operator = system.program, system.system.operator
+    program = system.program
     slack: dict[str, Tensor] = {}
     size: dict[str, Tensor] = {}
     norms = x[:, :0]
     if program.n_inequality:
-        rows = operator.rows[..., program.n_equality :, :]
+        rows = _inequality_rows(system)
         h = program.data.h if program.hessian_is_constant else None
         bound = matvec(rows, x) - program.inequality(x) if h is None else h
-        norms = torch.linalg.vector_norm(rows, dim=-1)
+        norms = (
+            rows.row_lengths()
+            if isinstance(rows, SparseMatrix)
+            else torch.linalg.vector_norm(rows, dim=-1)
+        )
         slack["rows"] = bound - matvec(rows, new)
         # The terms of the product are at most the product of the lengths.
         terms = norms * torch.linalg.vector_norm(new, dim=-1, keepdim=True)
@@ -194,6 +201,14 @@ def _slacks(
             # x itself is as exact as the largest of its neighbours makes it.
             size[name] = _or_one(largest + torch.where(values.isinf(), 0.0, values.abs()))
     return slack, size, norms
+
+
+def _inequality_rows(system: SolutionSystem) -> Matrix:
+    rows = system.system.operator.rows
+    if isinstance(rows, SparseMatrix):
+        G = system.program.data.G
+        return rows if G is None else G
+    return rows[..., system.program.n_equality :, :]
 
 
 def _or_one(size: Tensor) -> Tensor:

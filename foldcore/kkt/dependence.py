@@ -31,7 +31,7 @@ def dependent(operator: Operator, rows: Tensor, bounds: Tensor) -> tuple[Tensor,
         return found_rows, found_bounds
     part = operator.take(asked)
     free = torch.ones_like(bounds[asked]) if part.fixed is None else ~part.fixed
-    all_rows = part.rows.expand(asked.numel(), -1, -1)
+    all_rows = part.dense_rows.expand(asked.numel(), -1, -1)
     length = torch.linalg.vector_norm(all_rows, dim=-1, keepdim=True)
     unit = all_rows / torch.where(length > 0, length, 1.0) * free.unsqueeze(-2)
     basis = _row_space(unit * part.active.unsqueeze(-1))

@@ -104,7 +104,7 @@ class PerSampleFactors:
         if len(self._groups) == 1:
             self.pivots = self._factors[0].pivots
         else:
-            self.pivots = operator.rows.new_empty(operator.batch)
+            self.pivots = operator.dense_rows.new_empty(operator.batch)
             for group, factors in zip(self._groups, self._factors, strict=True):
                 group.put(self.pivots, factors.pivots)
 
@@ -135,19 +135,19 @@ class SharedFactors:
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
-        rows, active = operator.rows, operator.active
+        rows, active = operator.dense_rows, operator.active
         if operator.fixed is not None:
             eye = torch.eye(operator.n, dtype=rows.dtype, device=rows.device)
             rows = torch.cat([rows, eye])
             active = torch.cat([active, operator.fixed], -1)
         self._h: Tensor | None = None
         if operator.diagonal:
-            positive = operator.hessian > 0
-            self._h = torch.where(positive, operator.hessian, 1.0)
+            positive = operator.dense_hessian > 0
+            self._h = torch.where(positive, operator.dense_hessian, 1.0)
             self._left, self._right = rows, (rows / self._h).mT
             pivots = positive.all().to(rows.dtype)
         else:
-            self._root, pivots = _cholesky(operator.hessian)
+            self._root, pivots = _cholesky(operator.dense_hessian)
             self._right = torch.linalg.solve_triangular(self._root, rows.mT, upper=False)
             self._left = self._right.mT
         self.pivots = pivots.expand(operator.batch)
@@ -178,7 +178,7 @@ class SharedFactors:
             w = self._multipliers(t @ self._left.mT - r_all)
             t = t - w @ self._right.mT
         x = t if self._h is not None else self._triangular(t, upper=True)
-        w_c = torch.where(operator.active, w[:, :k], r_c)
+        w_c = w if operator.all_active else torch.where(operator.active, w[:, :k], r_c)
         if operator.fixed is None or r_b is None:
             return torch.cat([x, w_c], -1)
         x = torch.where(operator.fixed, r_b, x)
@@ -234,13 +234,13 @@ def eliminate_fixed(
         )
     pinned = torch.where(fixed, r_b, 0.0)
     a = torch.where(fixed, 0.0, r_x - operator.curve(pinned))
-    b = r_c - matvec(operator.rows, pinned) if k else r_c
+    b = r_c - matvec(operator.dense_rows, pinned) if k else r_c
     x, w = solve(a, b)
     x = torch.where(fixed, pinned, x)
     force = r_x - operator.curve(x)
     if k:
         w = torch.where(operator.active, w, 0.0)
-        force = force - rmatvec(operator.rows, w)
+        force = force - rmatvec(operator.dense_rows, w)
         w = torch.where(operator.active, w, r_c)
     return torch.cat([x, w, torch.where(fixed, force, r_b)], -1)
 
@@ -258,7 +258,7 @@ def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def gathered_hessian(operator: Operator, group: Group) -> Tensor:
     """Return H on the group's free variables, (b, f, f) of its own memory, or (f, f)."""
-    hessian, where = operator.hessian, group.free
+    hessian, where = operator.dense_hessian, group.free
     if hessian.ndim == 2:
         if where is None:
             count = 1 if group.free_there is None else group.free_there.shape[0]
@@ -272,7 +272,7 @@ def gathered_hessian(operator: Operator, group: Group) -> Tensor:
 
 def gathered_rows(operator: Operator, group: Group) -> Tensor:
     """Return C on the group's rows and free variables. Shape (b, k', f)."""
-    rows, free, which = operator.rows, group.free, group.rows
+    rows, free, which = operator.dense_rows, group.free, group.rows
     if rows.ndim == 2:
         if which is None and free is None:
             return rows.expand(_count(operator, group), -1, -1)
@@ -293,7 +293,7 @@ def gathered_rows(operator: Operator, group: Group) -> Tensor:
 
 def _diagonal_of(operator: Operator, group: Group) -> tuple[Tensor, Tensor]:
     """Return h on the free variables, 1 for padding, (b, f) or (1, f); and 1 or 0 for all h > 0."""
-    h = operator.hessian
+    h = operator.dense_hessian
     if h.ndim == 2:
         h = group.take(h)
     if group.free is not None:
@@ -309,7 +309,7 @@ def _diagonal_of(operator: Operator, group: Group) -> tuple[Tensor, Tensor]:
 def _samples(operator: Operator, group: Group) -> Tensor:
     if group.samples is not None:
         return group.samples
-    return torch.arange(operator.batch, device=operator.rows.device)
+    return torch.arange(operator.batch, device=operator.dense_rows.device)
 
 
 def _count(operator: Operator, group: Group) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,7 @@ class Factors:
         # A diagonal H is cheap on any free set, and the identity's rows would cost n² numbers.
         few = operator.fixed is None if operator.diagonal else _few_fixed(operator)
         shared = operator.shared and few
+        self._single = operator.shared and operator.all_active
         self._direct = SharedFactors(operator) if shared else PerSampleFactors(operator)
         pivots = self._direct.pivots
         scale = (torch.finfo(pivots.dtype).eps / torch.finfo(torch.float64).eps) ** 0.5
@@ -49,7 +52,7 @@ class Factors:
         self._careful: CarefulFactors | None = None
         if self.exact:
             return
-        if operator.shared and operator.all_active:
+        if self._single:
             # One system for every right-hand side: it is looked at once.
             one = torch.zeros_like(self.nullity[:1])
             if not bool(pivots[0] > min(0.1, _TRUSTED * scale)):
@@ -65,6 +68,18 @@ class Factors:
             self.nullity[doubtful] = self._careful.nullity
             self.nonconvex[doubtful] = self._careful.nonconvex
 
+    def resized(self, operator: Operator) -> Factors:
+        """Return the factors for a batch of another size, of the same one system for all samples."""
+        if not self._single or operator.batch == self.operator.batch:
+            return self
+        other = copy(self)
+        other.operator = operator
+        for name in ("_rough", "nullity", "nonconvex"):
+            setattr(other, name, getattr(self, name)[:1].expand(operator.batch))
+        if self.careful is not None:
+            other.careful = torch.arange(operator.batch, device=self.careful.device)
+        return other
+
     @property
     def singular(self) -> bool:
         """Whether some sample's K has a null space."""
@@ -74,7 +89,7 @@ class Factors:
     def null_vectors(self) -> Tensor:
         """Bases of K's null spaces, zero beyond them, of the careful samples. Shape (b, size, r)."""
         if self._careful is None or self.careful is None:
-            return self.operator.rows.new_zeros(0, self.operator.size, 0)
+            return self.operator.dense_rows.new_zeros(0, self.operator.size, 0)
         return self._careful.null_vectors.expand(len(self.careful), -1, -1)
 
     def solve(self, right: Tensor) -> Tensor:
@@ -103,6 +118,8 @@ class Factors:
     def _once(self, right: Tensor) -> Tensor:
         found = self._direct.solve(right)
         if self._careful is not None and self.careful is not None:
+            if self._single:
+                return self._careful.solve(right)
             found[self.careful] = self._careful.solve(right[self.careful])
         return found
 

@@ -26,7 +26,6 @@ def kinked(program: SmoothProgram, x: Tensor, duals: Duals, tolerance: Tensor) -
             scaled in certificate (a). Below 0 for samples that are not asked about. Shape (B,).
     """
     with torch.no_grad():
-        rows = concatenate([program.equality_jacobian(x), program.inequality_jacobian(x)], -2, 2)
         p, batch = program.n_equality, x.shape[0]
         primal_size = 1 + x.abs().amax(-1, keepdim=True)
         slope = program.gradient(x)
@@ -53,6 +52,9 @@ def kinked(program: SmoothProgram, x: Tensor, duals: Duals, tolerance: Tensor) -
         if program.lower is not None and program.upper is not None:
             fixed = fixed | (program.lower == program.upper)
         weak_bounds = {name: weak & ~fixed for name, weak in weak_bounds.items()}
+        if not bool(torch.cat([weak_rows, *weak_bounds.values()], -1).any()):
+            return {}
+        rows = concatenate([program.equality_jacobian(x), program.inequality_jacobian(x)], -2, 2)
         equal = weak_rows.new_ones(batch, p)
         operator = Operator(
             rows.new_zeros(program.n), rows, torch.cat([equal, strict_rows], -1), fixed, True

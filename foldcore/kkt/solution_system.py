@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from ..numerics.products import concatenate, matvec, to_dense
-from ..numerics.sparse import SparseMatrix
+from ..numerics.sparse import Matrix, SparseMatrix
 from ..program.program import SmoothProgram
 from ..solution import Duals
 from .system import KKTSystem
+
+_LARGE = 100
+"""Variables from which a sparse factor per sample is quicker than a dense one of the batch."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,15 @@ class SolutionSystem:
         self._p = program.n_equality
         self.bounded = program.lower is not None or program.upper is not None
         if like is None:
-            hessian, self._diagonal = _curvature(program, x, duals)
-            rows = concatenate(
-                [program.equality_jacobian(x), program.inequality_jacobian(x)], -2, 2
-            )
+            rows: Matrix
+            if _stays_sparse(program):
+                hessian, self._diagonal = _sparse_curvature(program, x)
+                rows = _stacked(program)
+            else:
+                hessian, self._diagonal = _curvature(program, x, duals)
+                rows = concatenate(
+                    [program.equality_jacobian(x), program.inequality_jacobian(x)], -2, 2
+                )
         else:
             hessian, self._diagonal = like.system.operator.hessian, like._diagonal
             rows = like.system.operator.rows
@@ -150,16 +158,56 @@ class SolutionSystem:
         return self.system.solve(self.right, self.pack(x, duals))
 
 
-def _curvature(program: SmoothProgram, x: Tensor, duals: Duals) -> tuple[Tensor, bool]:
+def _stays_sparse(program: SmoothProgram) -> bool:
+    """Whether a QP is large, and A, G and P are sparse or absent: then nothing is made dense."""
+    if not program.hessian_is_constant or program.n < _LARGE:
+        return False
+    data = program.data
+    present = [value for value in (data.P, data.A, data.G) if value is not None]
+    return bool(present) and all(isinstance(value, SparseMatrix) for value in present)
+
+
+def _sparse_curvature(program: SmoothProgram, x: Tensor) -> tuple[Matrix, bool]:
+    matrix = program.data.P
+    if not isinstance(matrix, SparseMatrix):
+        return x.new_zeros(program.n), True
+    if matrix.is_diagonal:
+        return _diagonal(matrix), True
+    return matrix, False
+
+
+def _stacked(program: SmoothProgram) -> SparseMatrix:
+    """Return A above G."""
+    A, G = program.data.A, program.data.G
+    n = program.n
+    blocks = [block for block in (A, G) if isinstance(block, SparseMatrix)]
+    offsets = [0, 0 if len(blocks) < 2 else blocks[0].shape[0]]
+    if not blocks:
+        like = program.like
+        none = torch.zeros(0, dtype=torch.long, device=like.device)
+        return SparseMatrix(none, none, (0, n), like.new_zeros(0))
+    return SparseMatrix(
+        torch.cat([b.rows + o for b, o in zip(blocks, offsets, strict=False)]),
+        torch.cat([b.cols for b in blocks]),
+        (sum(b.shape[0] for b in blocks), n),
+        concatenate([b.values for b in blocks], -1, 1),
+    )
+
+
+def _diagonal(matrix: SparseMatrix) -> Tensor:
+    values = matrix.values
+    empty = values.new_zeros(*values.shape[:-1], matrix.shape[0])
+    return empty.index_add(-1, matrix.rows, values)
+
+
+def _curvature(program: SmoothProgram, x: Tensor, duals: Duals) -> tuple[Matrix, bool]:
     """Return ∇²L, or its diagonal where it is known to be one, and whether it is."""
     if program.hessian_is_constant:
         matrix = program.data.P
         if matrix is None:
             return x.new_zeros(program.n), True
-        if isinstance(matrix, SparseMatrix) and bool((matrix.rows == matrix.cols).all()):
-            values = matrix.values
-            empty = values.new_zeros(*values.shape[:-1], program.n)
-            return empty.index_add(-1, matrix.rows, values), True
+        if isinstance(matrix, SparseMatrix) and matrix.is_diagonal:
+            return _diagonal(matrix), True
         # A batch's own P is not looked at: what one sample holds must not choose another's way.
         if isinstance(matrix, Tensor) and matrix.ndim == 2 and not matrix.requires_grad:
             diagonal = matrix.diagonal(dim1=-2, dim2=-1)

@@ -8,8 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..numerics.sparse import Matrix, SparseMatrix
 from .factors import Factors
 from .operator import Operator
+from .sparse import SparseFactors
 
 
 class KKTSystem:
@@ -23,8 +25,8 @@ class KKTSystem:
 
     def __init__(
         self,
-        hessian: Tensor,
-        rows: Tensor,
+        hessian: Matrix,
+        rows: Matrix,
         active: Tensor,
         fixed: Tensor | None = None,
         *,
@@ -33,18 +35,16 @@ class KKTSystem:
         like: KKTSystem | None = None,
     ) -> None:
         self.operator = Operator(hessian, rows, active, fixed, diagonal, all_active)
-        self._box: _Box = _Box(diagonal, all_active) if like is None else like._box
+        self._box: _Box = _Box(self.operator) if like is None else like._box
 
     @property
-    def factors(self) -> Factors:
+    def factors(self) -> Factors | SparseFactors:
         """The factors, made now if no solve has made them yet."""
-        operator = self.operator
-        return self._box.factors(operator.hessian, operator.rows, operator.active, operator.fixed)
+        return self._box.factors(*_tensors(self.operator))
 
     def factor(self) -> None:
         """Make the factors now, for a system that is kept."""
-        operator = self.operator
-        self._box.factors(operator.hessian, operator.rows, operator.active, operator.fixed)
+        self._box.factors(*_tensors(self.operator))
 
     def solve(self, right: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the solution of Ky = r nearest to ``start``, as a function of r, H, C and ``start``.
@@ -62,14 +62,8 @@ class KKTSystem:
             y. Shape (B, size). Where the system is inconsistent, its least-squares solution:
             :meth:`residual` tells.
         """
-        operator = self.operator
-        return cast(
-            Tensor,
-            _Solve.apply(  # type: ignore[no-untyped-call]
-                self._box, right, start, operator.hessian, operator.rows,
-                operator.active, operator.fixed,
-            ),
-        )  # fmt: skip
+        inputs = (self._box, right, start, *_tensors(self.operator))
+        return cast(Tensor, _Solve.apply(*inputs))  # type: ignore[no-untyped-call]
 
     def residual(self, right: Tensor, found: Tensor) -> Tensor:
         """Return ‖r - Ky‖∞ relative to the terms that must cancel, of K itself. Shape (B,)."""
@@ -79,30 +73,58 @@ class KKTSystem:
             return gap / size.clamp_min(torch.finfo(gap.dtype).tiny)
 
 
+def _tensors(operator: Operator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the tensors of an operator, the values of what is sparse."""
+    hessian, rows = operator.hessian, operator.rows
+    return (
+        hessian.values if isinstance(hessian, SparseMatrix) else hessian,
+        rows.values if isinstance(rows, SparseMatrix) else rows,
+        operator.active,
+        operator.fixed,
+    )
+
+
 class _Box:
     """Factors that are made where the tensors are bare: under torch.func they are not before."""
 
-    def __init__(self, diagonal: bool, all_active: bool) -> None:
-        self._kind = (diagonal, all_active)
-        self._factors: Factors | None = None
+    def __init__(self, like: Operator) -> None:
+        self._kind = (like.diagonal, like.all_active)
+        self._patterns = (_pattern(like.hessian), _pattern(like.rows))
+        self._factors: Factors | SparseFactors | None = None
 
     def operator(
         self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
     ) -> Operator:
-        return Operator(hessian, rows, active, fixed, *self._kind)
+        """Return K of these tensors, on the patterns of what is sparse."""
+        h, c = (
+            values if pattern is None else SparseMatrix(*pattern, values)
+            for pattern, values in zip(self._patterns, (hessian, rows), strict=True)
+        )
+        return Operator(h, c, active, fixed, *self._kind)
 
     def factors(
         self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
-    ) -> Factors:
-        if self._factors is None:
+    ) -> Factors | SparseFactors:
+        """Return the factors, made now if they are not yet."""
+        if self._factors is None or self._factors.operator.batch != active.shape[0]:
             with torch.no_grad():
                 bare = self.operator(hessian.detach(), rows.detach(), active, fixed)
-                self._factors = Factors(bare)
+                if self._factors is not None:
+                    return self._factors.resized(bare)
+                self._factors = SparseFactors(bare) if bare.sparse else Factors(bare)
         return self._factors
 
     def empty(self) -> _Box:
         """Return one of the same kind that holds no factors yet."""
-        return _Box(*self._kind)
+        box = _Box.__new__(_Box)
+        box._kind, box._patterns, box._factors = self._kind, self._patterns, None
+        return box
+
+
+def _pattern(matrix: Matrix) -> tuple[Tensor, Tensor, tuple[int, int]] | None:
+    if isinstance(matrix, SparseMatrix):
+        return matrix.rows, matrix.cols, matrix.shape
+    return None
 
 
 class _Solve(torch.autograd.Function):
@@ -198,7 +220,9 @@ class _Solve(torch.autograd.Function):
         return torch.stack(found), 0
 
 
-def _kept(factors: Factors, operator: Operator, cotangent: Tensor, pulled: Tensor) -> Tensor:
+def _kept(
+    factors: Factors | SparseFactors, operator: Operator, cotangent: Tensor, pulled: Tensor
+) -> Tensor:
     """Return (I - KK⁺)v: what of the starting point the solution keeps. 0 for regular samples."""
     if not factors.singular:
         return torch.zeros_like(cotangent)
@@ -207,10 +231,14 @@ def _kept(factors: Factors, operator: Operator, cotangent: Tensor, pulled: Tenso
 
 
 def _curvature_gradient(operator: Operator, v: Tensor, y: Tensor) -> Tensor:
+    hessian = operator.hessian
+    if isinstance(hessian, SparseMatrix):
+        product = -(v[:, hessian.rows] * y[:, hessian.cols])
+        return product if hessian.batched else product.sum(0)
     if operator.diagonal:
         product = v * y
-        return -(product.sum(0) if operator.hessian.ndim == 1 else product)
-    if operator.hessian.ndim == 2:
+        return -(product.sum(0) if hessian.ndim == 1 else product)
+    if hessian.ndim == 2:
         return -(v.mT @ y)
     return v.unsqueeze(-1) * -y.unsqueeze(-2)
 
@@ -218,7 +246,11 @@ def _curvature_gradient(operator: Operator, v: Tensor, y: Tensor) -> Tensor:
 def _rows_gradient(
     operator: Operator, v_x: Tensor, v_w: Tensor, y_x: Tensor, y_w: Tensor
 ) -> Tensor:
-    if operator.rows.ndim == 2:
+    rows = operator.rows
+    if isinstance(rows, SparseMatrix):
+        product = v_w[:, rows.rows] * y_x[:, rows.cols] + y_w[:, rows.rows] * v_x[:, rows.cols]
+        return -product if rows.batched else -product.sum(0)
+    if rows.ndim == 2:
         return -(torch.cat([v_w, y_w]).mT @ torch.cat([y_x, v_x]))
     # One product of two-column factors instead of two outer products and their sum.
     return torch.bmm(torch.stack([v_w, y_w], -1), torch.stack([-y_x, -v_x], -2))

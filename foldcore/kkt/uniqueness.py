@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .factors import Factors
 from .solution_system import SolutionSystem
+from .sparse import SparseFactors
 from .system import KKTSystem
 
 _CONSISTENT = 1e-8
@@ -109,7 +110,7 @@ def solution_ambiguities(
     )
 
 
-def _basis_of(factors: Factors, sample: int) -> Tensor:
+def _basis_of(factors: Factors | SparseFactors, sample: int) -> Tensor:
     """Return the null vectors of one sample, (size, r)."""
     careful = factors.careful
     if careful is None:

@@ -31,6 +31,17 @@ class SparseMatrix:
         out = x.new_zeros(x.shape[0], self.shape[0])
         return out.index_add(1, self.rows, products)
 
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the pattern holds diagonal entries alone."""
+        return self.shape[0] == self.shape[1] and bool((self.rows == self.cols).all())
+
+    def row_lengths(self) -> Tensor:
+        """Return the Euclidean length of each row; entries of equal position count one by one."""
+        squares = self.values.square()
+        out = squares.new_zeros(*squares.shape[:-1], self.shape[0])
+        return out.index_add(-1, self.rows, squares).sqrt()
+
     def transpose(self) -> SparseMatrix:
         return SparseMatrix(self.cols, self.rows, (self.shape[1], self.shape[0]), self.values)
 

@@ -191,21 +191,23 @@ def test_nested_layers_solve_forward_too(depth: int) -> None:
 
 
 def test_an_inner_failure_fails_only_its_own_sample(data: Values) -> None:
-    """Dependent equalities make one sample's inner system singular."""
+    """Equalities that contradict each other leave one sample's inner problem without a point."""
+    clean = fc.build(
+        {"problem": declare(data, data), "solver": "osqp", "rule": pgd(SOLVED), "adjoint": GMRES}
+    )
     broken = {k: v.clone() for k, v in data.items()}
-    broken["A"][2, 1], broken["b"][2, 1] = broken["A"][2, 0], broken["b"][2, 0]
+    broken["A"][2, 1], broken["b"][2, 1] = broken["A"][2, 0], broken["b"][2, 0] + 1
+    point = clean(**data).detach()
     layer = fc.build(
-        {"problem": declare(broken, broken), "solver": "osqp", "rule": pgd(SOLVED),
-         "adjoint": GMRES, "on_failure": "mask"}
+        {"problem": declare(broken, broken), "solver": fc.solver(lambda program: point),
+         "rule": pgd(SOLVED), "adjoint": GMRES, "on_failure": "mask",
+         "kkt": {"on_violation": "ignore", "reject_above": 1e9}}
     )  # fmt: skip
     params = leaves(broken)
     with pytest.warns(fc.SolveWarning, match="samples 2: inner_failure"):
         x = layer(**params)
     assert x.isnan().all(-1).nonzero().flatten().tolist() == [2]
     torch.nan_to_num(x).sum().backward()
-    clean = fc.build(
-        {"problem": declare(data, data), "solver": "osqp", "rule": pgd(SOLVED), "adjoint": GMRES}
-    )
     others = leaves(data)
     clean(**others).sum().backward()
     good = [i for i in range(B) if i != 2]

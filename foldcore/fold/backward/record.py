@@ -20,7 +20,7 @@ from ...program.program import SmoothProgram
 from ...rules.linearise import one_step
 from ...solution import Duals, Solution, Status
 from ..call.bound_call import Call
-from ..call.certify import certify, check_fixed_point, check_kkt
+from ..call.certify import certify, check_fixed_point, check_kkt, check_saddles
 from ..call.degeneracy import check_complementarity, undecided
 from ..call.inputs import Inputs
 from ..call.verdicts import Verdicts, settled, with_donor_rows
@@ -130,7 +130,8 @@ def fold_solution(
     # As bound for the step on the graph: a sample that fails from here on is masked, not bound again.
     bound_call = call.bound()
     reports = bound.inner_reports()
-    note_failures(parts, bound.failed(), reports, verdicts)
+    note_failures(parts, bound.failed(), reports, verdicts, bound.failure)
+    check_saddles(bound.saddles(), verdicts, config.kkt, parts.subject)
     moves_on = config.mode == "fixed_point_unfold"
     if raw.kkt is not None and parts.polishes and not moves_on:
         check_kkt(raw.kkt, verdicts, config.kkt, parts.subject)
@@ -190,12 +191,15 @@ def adjoint_pass(parts: Parts, inputs: Inputs, recorded: RecordedFold) -> Adjoin
 
 
 def note_failures(
-    parts: Parts, singular: Tensor | None, reports: Mapping[str, Solution], verdicts: Verdicts
+    parts: Parts,
+    singular: Tensor | None,
+    reports: Mapping[str, Solution],
+    verdicts: Verdicts,
+    failure: str = BoundRule.failure,
 ) -> None:
     """Take over what failed in steps of the rule: its own systems, and its inner folds."""
     if singular is not None:
-        name = type(parts.rule).__name__
-        verdicts.fail(singular, Status.NUMERICAL, f"{name}: singular update step")
+        verdicts.fail(singular, Status.NUMERICAL, f"{type(parts.rule).__name__}: {failure}")
     for name, report in reports.items():
         status = [s if s.ok else Status.INNER_FAILURE for s in report.status]
         verdicts.merge(status, report.messages, f"rule.{name}")

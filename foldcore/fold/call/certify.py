@@ -136,6 +136,33 @@ def check_fixed_point(
     )
 
 
+def check_saddles(
+    saddles: Tensor | None, verdicts: Verdicts, config: KKTConfig, subject: str
+) -> None:
+    """Act on samples whose second-order condition fails: certificate (c).
+
+    Args:
+        saddles: Shape (B,), bool; see :meth:`foldcore.BoundRule.saddles`.
+
+    Raises:
+        CertificateError: If ``config.on_violation`` is "raise" and there are some.
+    """
+    if saddles is None or not bool(saddles.any()):
+        return
+    samples = torch.nonzero(saddles & ~verdicts.mask(saddles.device)).flatten().tolist()
+    message = (
+        f"{subject}: {len(samples)} samples ({name_samples(samples)}) are a saddle or a maximum: the "
+        f"Hessian of the Lagrangian has negative curvature along the active constraints. Start the "
+        f"solver elsewhere, or use one that finds local minima."
+    )
+    act(
+        config.on_violation,
+        samples,
+        raised=(CertificateError, message),
+        warned=(CertificateWarning, message),
+    )
+
+
 def _act_on(policy: Policy, exceeded: Tensor, residual: Tensor, what: str, advice: str) -> None:
     if policy == "ignore" or not bool(exceeded.any()):
         return

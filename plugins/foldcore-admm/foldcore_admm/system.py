@@ -46,13 +46,17 @@ class ConstantBlock:
             if dense["P"] is not None:
                 curved = curved + dense["P"]
             rows = curved.new_zeros(0, n) if dense["A"] is None else dense["A"]
-            active = torch.ones(batch, rows.shape[-2], dtype=torch.bool, device=curved.device)
-            system = KKTSystem(curved, rows, active, all_active=True)
+            system = KKTSystem(curved, rows, active(rows), all_active=True)
             system.factor()
             return system
 
-        name = f"factors for a batch of {batch}"
-        self._system = constants.once_for(name, ("P", "A", "G"), weight, made)
+        def active(rows: Tensor) -> Tensor:
+            return torch.ones(batch, rows.shape[-2], dtype=torch.bool, device=rows.device)
+
+        kept = constants.once_for("factors", ("P", "A", "G"), weight, made)
+        held = kept.operator
+        rows = held.dense_rows
+        self._system = KKTSystem(held.hessian, rows, active(rows), all_active=True, like=kept)
         self.failed: Tensor | None = None
         self._last: tuple[Tensor, Tensor] | None = None
         factors = self._system.factors
@@ -66,7 +70,7 @@ class ConstantBlock:
     def _contradicted(self) -> Tensor:
         """Return the samples whose b is not in the range of A. Shape (B,), bool."""
         with torch.no_grad():
-            zero = self._system.operator.rows.new_zeros(self._batch, self._n)
+            zero = self._system.operator.dense_rows.new_zeros(self._batch, self._n)
             right = zero if self._b is None else self._right(zero, objective=False)
             found = self._system.solve(right)
             gap = (right - self._system.operator.product(found)).abs().amax(-1)

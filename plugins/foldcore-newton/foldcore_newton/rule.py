@@ -71,6 +71,8 @@ class NewtonRule(UpdateRule):
 class _BoundNewton(BoundRule):
     """The state is (x, ν, μ, λ_lower, λ_upper), the last two only where there are such bounds."""
 
+    failure = "singular update step: the equations of the active constraints contradict each other"
+
     def __init__(self, program: SmoothProgram) -> None:
         self._program = program
         self._state = PrimalDualState(program)
@@ -104,6 +106,12 @@ class _BoundNewton(BoundRule):
             return None
         residual = system.system.residual(system.right, found)
         return ~(residual <= _INCONSISTENT)
+
+    def saddles(self) -> Tensor | None:
+        if self._last is None:
+            return None
+        factors = self._last[0].system.factors
+        return None if factors.careful is None else factors.nonconvex
 
     def ambiguities(
         self, cotangent: Tensor, parameters: Mapping[str, Tensor]

@@ -86,6 +86,11 @@ class _BoundSQP(BoundRule):
     a solution their error is multiplied by d and costs a step no order. They are constants for autograd.
     """
 
+    failure = (
+        "singular update step: the Hessian of the Lagrangian is not positive definite along the active "
+        "constraints, so that the solution is not unique, or no minimum"
+    )
+
     def __init__(
         self, program: SmoothProgram, config: SQPConfig, fold: InnerFold, constants: Constants
     ) -> None:
