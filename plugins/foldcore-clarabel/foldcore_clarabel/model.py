@@ -8,16 +8,16 @@ import clarabel
 import numpy as np
 from scipy.sparse import csc_matrix, triu
 
-from foldcore import (
+from foldcore import Status
+from foldcore.interfaces import ProgramStructure
+from foldcore.numerics import is_positive_semidefinite
+from foldcore.solvers import (
     BatchAnswer,
     BatchData,
-    ProgramStructure,
     SampleAnswer,
     SampleData,
     SampleModel,
     SampleStart,
-    Status,
-    is_positive_semidefinite,
 )
 
 from .config import ClarabelConfig

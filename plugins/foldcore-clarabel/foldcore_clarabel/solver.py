@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foldcore import (
-    Capabilities,
-    PluginConfig,
-    ProblemClass,
-    ProgramStructure,
-    SampleModel,
-    SampleSolver,
-)
+from foldcore.interfaces import Capabilities, PluginConfig, ProblemClass, ProgramStructure
+from foldcore.solvers import SampleModel, SampleSolver
 
 from .config import ClarabelConfig
 from .model import ClarabelModel

@@ -7,15 +7,15 @@ from typing import Any
 import daqp
 import numpy as np
 
-from foldcore import (
+from foldcore import Status
+from foldcore.interfaces import ProgramStructure
+from foldcore.solvers import (
     BatchAnswer,
     BatchData,
-    ProgramStructure,
     SampleAnswer,
     SampleData,
     SampleModel,
     SampleStart,
-    Status,
 )
 
 from .buffers import Buffers, Floats

@@ -10,16 +10,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from foldcore import (
-    Capabilities,
-    PluginConfig,
-    ProblemClass,
-    ProgramStructure,
-    SampleModel,
-    SampleSolver,
-    Sparse,
-    is_positive_definite,
-)
+from foldcore import Sparse
+from foldcore.interfaces import Capabilities, PluginConfig, ProblemClass, ProgramStructure
+from foldcore.numerics import is_positive_definite
+from foldcore.solvers import SampleModel, SampleSolver
 
 from .config import DAQPConfig
 from .model import DAQPModel

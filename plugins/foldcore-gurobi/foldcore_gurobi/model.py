@@ -10,16 +10,15 @@ from gurobipy import GRB
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 
-from foldcore import (
+from foldcore import Status
+from foldcore.interfaces import ProblemClass, ProgramStructure
+from foldcore.solvers import (
     BatchAnswer,
     BatchData,
-    ProblemClass,
-    ProgramStructure,
     SampleAnswer,
     SampleData,
     SampleModel,
     SampleStart,
-    Status,
 )
 
 from .config import GurobiConfig

@@ -8,14 +8,9 @@ from highspy import HighsModelStatus
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, tril, vstack
 
-from foldcore import (
-    ProgramStructure,
-    SampleAnswer,
-    SampleData,
-    SampleModel,
-    SampleStart,
-    Status,
-)
+from foldcore import Status
+from foldcore.interfaces import ProgramStructure
+from foldcore.solvers import SampleAnswer, SampleData, SampleModel, SampleStart
 
 from .checks import is_convex, is_definite, refused
 from .config import HighsConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foldcore import (
+from foldcore.interfaces import (
     Capabilities,
     PluginConfig,
     ProblemClass,

@@ -9,16 +9,10 @@ import piqp
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 
-from foldcore import (
-    ProgramStructure,
-    SampleAnswer,
-    SampleData,
-    SampleModel,
-    SampleStart,
-    Sparse,
-    Status,
-    is_positive_semidefinite,
-)
+from foldcore import Sparse, Status
+from foldcore.interfaces import ProgramStructure
+from foldcore.numerics import is_positive_semidefinite
+from foldcore.solvers import SampleAnswer, SampleData, SampleModel, SampleStart
 
 from .config import PIQPConfig
 

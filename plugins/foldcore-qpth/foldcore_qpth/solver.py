@@ -9,15 +9,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from foldcore import (
+from foldcore.interfaces import (
     Capabilities,
     PluginConfig,
     ProblemClass,
     ProgramStructure,
     Session,
     Solver,
-    is_positive_definite,
 )
+from foldcore.numerics import is_positive_definite
 
 from .config import QpthConfig
 from .session import QpthSession

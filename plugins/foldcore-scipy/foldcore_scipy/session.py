@@ -42,7 +42,7 @@ class ScipySession(Session):
         warm_start: Solution | None = None,
         iteration: IterationMap | None = None,
     ) -> Solution:
-        """See :meth:`Session.solve`."""
+        """Solve each sample by itself, in float64. See :meth:`Session.solve`."""
         exact = program.double()
         samples = [exact.sample(i) for i in range(program.batch)]
         items = list(zip(samples, sample_starts(warm_start, program.batch), strict=True))

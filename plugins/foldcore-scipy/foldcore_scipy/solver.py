@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foldcore import (
+from foldcore.interfaces import (
     Capabilities,
     PluginConfig,
     ProblemClass,
