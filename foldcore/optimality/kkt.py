@@ -68,7 +68,9 @@ def _best_recovered(point: ProgramPoint) -> tuple[KKTReport, Duals]:
 def _report(point: ProgramPoint, duals: Duals, unique: Tensor) -> KKTReport:
     program, x, gradient = point.program, point.x, point.gradient
     pull = program.pull(point.constraint_rows, duals)
-    pinned = _pinned(program, x)
+    pinned = None  # the variables whose bounds coincide
+    if program.lower is not None and program.upper is not None:
+        pinned = (program.lower == program.upper).expand_as(x)
     terms = [gradient, pull]
     if program.lower is not None:
         terms.append(duals.lower)
@@ -101,13 +103,6 @@ def _report(point: ProgramPoint, duals: Duals, unique: Tensor) -> KKTReport:
         free_directions=(program.n - program.n_equality - active).to(x.dtype),
         unique_duals=unique,
     )
-
-
-def _pinned(program: SmoothProgram, x: Tensor) -> Tensor | None:
-    """Return the variables whose bounds coincide, (B, n) bool; None where there are not both."""
-    if program.lower is None or program.upper is None:
-        return None
-    return (program.lower == program.upper).expand_as(x)
 
 
 def _inequality_pairs(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..numerics.products import concatenate, to_dense
-from ..numerics.sparse import Matrix
 from ..program.program import SmoothProgram
 
 
@@ -20,6 +19,8 @@ class ProgramPoint:
 
     Attributes:
         program, x: See below.
+        gradient: ∇f. Shape (B, n).
+        constraint_rows: See :meth:`SmoothProgram.constraint_rows`.
         inequality: g(x). Shape (B, m).
         above_lower, below_upper: x - lower and upper - x, (B, n); None without such bounds.
 
@@ -30,6 +31,7 @@ class ProgramPoint:
 
     def __init__(self, program: SmoothProgram, x: Tensor) -> None:
         self.program, self.x = program, x
+        self.gradient, self.constraint_rows = program.gradient(x), program.constraint_rows(x)
         lower, upper = program.lower, program.upper
         with torch.no_grad():
             self.inequality = program.inequality(x)
@@ -41,16 +43,6 @@ class ProgramPoint:
         """h(x), a constant. Shape (B, p)."""
         with torch.no_grad():
             return self.program.equality(self.x)
-
-    @cached_property
-    def gradient(self) -> Tensor:
-        """∇f. Shape (B, n)."""
-        return self.program.gradient(self.x)
-
-    @cached_property
-    def constraint_rows(self) -> tuple[Matrix | None, Matrix | None]:
-        """See :meth:`SmoothProgram.constraint_rows`."""
-        return self.program.constraint_rows(self.x)
 
     @cached_property
     def dense_rows(self) -> Tensor:
