@@ -265,10 +265,10 @@ class Fold(nn.Module):
             return None
         if rule is None:
             return with_live_primal(parts, raw, answer, call, duals=duals)
+        if needs_grad or parts.polishes:
+            return fold_solution(parts, rule, call, raw, duals=duals)
         # A point that the rule improves is the answer, with and without a gradient alike.
-        report = raw.kkt if rule.decides_active_set else None
-        doubtful = report is not None and bool(undecided(report).any())
-        if needs_grad or parts.polishes or doubtful:
+        if rule.decides_active_set and raw.kkt is not None and bool(undecided(raw.kkt).any()):
             return fold_solution(parts, rule, call, raw, duals=duals)
         return raw
 

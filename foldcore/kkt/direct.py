@@ -82,6 +82,8 @@ class GroupFactors:
             t = torch.baddbmm(t.unsqueeze(-1), self._v.mT, found, alpha=-1).squeeze(-1)
             w = found.squeeze(-1)
         x = t if self._h is not None else self._upper(t)
+        if group.free is None and group.rows is None:
+            return x, w
         return _scattered(x, group.free, r_x), _scattered(w, group.rows, r_c)
 
     def _lower(self, a: Tensor) -> Tensor:
@@ -110,12 +112,11 @@ class PerSampleFactors:
 
     def solve(self, right: Tensor) -> Tensor:
         """Return K⁻¹r. Shapes (B, size) -> (B, size)."""
-        operator = self._operator
-        return eliminate_fixed(operator, right, self._solve_free)
+        alone = len(self._groups) == 1
+        solve = self._factors[0].solve if alone else self._solve_free
+        return eliminate_fixed(self._operator, right, solve)
 
     def _solve_free(self, r_x: Tensor, r_c: Tensor) -> tuple[Tensor, Tensor]:
-        if len(self._groups) == 1:
-            return self._factors[0].solve(r_x, r_c)
         x, w = torch.empty_like(r_x), torch.empty_like(r_c)
         for group, factors in zip(self._groups, self._factors, strict=True):
             found = factors.solve(group.take(r_x), group.take(r_c))
@@ -275,7 +276,8 @@ def gathered_rows(operator: Operator, group: Group) -> Tensor:
     rows, free, which = operator.dense_rows, group.free, group.rows
     if rows.ndim == 2:
         if which is None and free is None:
-            return rows.expand(_count(operator, group), -1, -1)
+            count = operator.batch if group.samples is None else group.samples.numel()
+            return rows.expand(count, -1, -1)
         if free is None:
             return rows[which]
         if which is None:
@@ -310,10 +312,6 @@ def _samples(operator: Operator, group: Group) -> Tensor:
     if group.samples is not None:
         return group.samples
     return torch.arange(operator.batch, device=operator.dense_rows.device)
-
-
-def _count(operator: Operator, group: Group) -> int:
-    return operator.batch if group.samples is None else int(group.samples.numel())
 
 
 def _scattered(part: Tensor, where: Tensor | None, like: Tensor) -> Tensor:

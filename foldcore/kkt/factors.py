@@ -100,9 +100,9 @@ class Factors:
         Args:
             right: Shape (B, size).
         """
-        found = self._once(right)
         if self.exact:
-            return found
+            return self._direct.solve(right)
+        found = self._once(right)
         gap = right - self.operator.product(found)
         wanted = self._rough
         for _ in range(_REFINEMENTS):

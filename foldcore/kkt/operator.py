@@ -52,7 +52,10 @@ class Operator:
         self.k, self.n = rows.shape[-2:]
         self.size = self.n + self.k + (0 if fixed is None else self.n)
         self.sparse = isinstance(rows, SparseMatrix)
-        self.shared = not _batched(rows, 2) and not _batched(hessian, 1 if diagonal else 2)
+        if isinstance(rows, Tensor) and isinstance(hessian, Tensor):
+            self.shared = rows.ndim == 2 and hessian.ndim == (1 if diagonal else 2)
+        else:
+            self.shared = not _batched(rows, 2) and not _batched(hessian, 1 if diagonal else 2)
 
     def split(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the parts of a vector (B, size): (B, n), (B, k), and (B, n) or None."""

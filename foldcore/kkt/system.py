@@ -35,16 +35,17 @@ class KKTSystem:
         like: KKTSystem | None = None,
     ) -> None:
         self.operator = Operator(hessian, rows, active, fixed, diagonal, all_active)
+        self._tensors = _tensors(self.operator)
         self._box: _Box = _Box(self.operator) if like is None else like._box
 
     @property
     def factors(self) -> Factors | SparseFactors:
         """The factors, made now if no solve has made them yet."""
-        return self._box.factors(*_tensors(self.operator))
+        return self._box.factors(*self._tensors)
 
     def factor(self) -> None:
         """Make the factors now, for a system that is kept."""
-        self._box.factors(*_tensors(self.operator))
+        self._box.factors(*self._tensors)
 
     def solve(self, right: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the solution of Ky = r nearest to ``start``, as a function of r, H, C and ``start``.
@@ -62,7 +63,7 @@ class KKTSystem:
             y. Shape (B, size). Where the system is inconsistent, its least-squares solution:
             :meth:`residual` tells.
         """
-        inputs = (self._box, right, start, *_tensors(self.operator))
+        inputs = (self._box, right, start, *self._tensors)
         return cast(Tensor, _Solve.apply(*inputs))  # type: ignore[no-untyped-call]
 
     def residual(self, right: Tensor, found: Tensor) -> Tensor:
@@ -89,13 +90,15 @@ class _Box:
 
     def __init__(self, like: Operator) -> None:
         self._kind = (like.diagonal, like.all_active)
-        self._patterns = (_pattern(like.hessian), _pattern(like.rows))
+        self._patterns = (_pattern(like.hessian), _pattern(like.rows)) if like.sparse else None
         self._factors: Factors | SparseFactors | None = None
 
     def operator(
         self, hessian: Tensor, rows: Tensor, active: Tensor, fixed: Tensor | None
     ) -> Operator:
         """Return K of these tensors, on the patterns of what is sparse."""
+        if self._patterns is None:
+            return Operator(hessian, rows, active, fixed, *self._kind)
         h, c = (
             values if pattern is None else SparseMatrix(*pattern, values)
             for pattern, values in zip(self._patterns, (hessian, rows), strict=True)

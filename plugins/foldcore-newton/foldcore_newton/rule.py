@@ -78,6 +78,7 @@ class _BoundNewton(BoundRule):
         self._state = PrimalDualState(program)
         self._last: tuple[SolutionSystem, Tensor] | None = None
         self._guess: Held | None = None
+        self._regular = True
 
     def initial(self, primal: Tensor | None = None) -> Tensor:
         return self._state.start(primal)
@@ -102,25 +103,22 @@ class _BoundNewton(BoundRule):
         if self._last is None:
             return None
         system, found = self._last
-        if system.system.factors.careful is None:
+        if self._regular:
             return None
         residual = system.system.residual(system.right, found)
         return ~(residual <= _INCONSISTENT)
 
     def saddles(self) -> Tensor | None:
-        if self._last is None:
+        if self._last is None or self._regular:
             return None
-        factors = self._last[0].system.factors
-        return None if factors.careful is None else factors.nonconvex
+        return self._last[0].system.factors.nonconvex
 
     def ambiguities(
         self, cotangent: Tensor, parameters: Mapping[str, Tensor]
     ) -> Sequence[Ambiguity]:
-        if self._last is None:
+        if self._last is None or self._regular:
             return ()
         system, found = self._last
-        if not system.system.factors.singular:
-            return ()
         x, duals = self._state.split(cotangent)
         return solution_ambiguities(system, found, system.pack_cotangent(x, duals), parameters)
 
@@ -137,5 +135,6 @@ class _BoundNewton(BoundRule):
         self._guess = guess
         system, found = confirmed_step(program, x, duals, held, known)
         self._last = system, found
+        self._regular = system.system.factors.careful is None
         new, multipliers = system.unpack(found)
         return self._state.join(new, multipliers)
