@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from foldcore.adjoints.gmres import orthogonalise
+from foldcore.numerics.orthogonal import orthogonalise
 from foldcore.testing import random_cotangent, random_matrix
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..interfaces.fixed_point_operator import FixedPointOperator
+from ..numerics.orthogonal import orthogonalise
 from .system import KrylovCycle
 
 
@@ -93,23 +94,6 @@ def gmres_cycle(
 
     correction = _combine(basis, triangle, right, taken)
     return KrylovCycle(correction, steps, torch.zeros_like(active))
-
-
-def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part of a vector orthogonal to a basis, and its coefficients in the basis.
-
-    Classical Gram-Schmidt, twice: orthogonal to rounding error, in matrix products of the batch.
-
-    Args:
-        vector: Shape (B, s).
-        basis: Orthonormal rows. Shape (B, k, s).
-    """
-    column = vector.new_zeros(basis.shape[:2])
-    for _ in range(2):
-        part = torch.bmm(basis, vector.unsqueeze(-1))
-        vector = vector - torch.bmm(basis.mT, part).squeeze(-1)
-        column = column + part.squeeze(-1)
-    return vector, column
 
 
 def _rotate(rotations: Tensor, j: int, cos: Tensor, sin: Tensor) -> None:

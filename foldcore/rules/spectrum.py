@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..interfaces.fixed_point_operator import FixedPointOperator
+from ..numerics.orthogonal import orthogonalise
 
 _NULL = 1e-6
 """|φ| up to which an eigenvalue belongs to directions that the step size does not move."""
@@ -37,10 +38,7 @@ def ritz_values(operator: FixedPointOperator, dimension: int = 100) -> Tensor:
     for j in range(m):
         image = operator.vjp(basis[:, j])
         size = image.norm(dim=-1)
-        for _ in range(2):  # twice is enough
-            part = torch.einsum("bks,bs->bk", basis[:, : j + 1], image)
-            projected[:, : j + 1, j] += part
-            image = image - torch.einsum("bk,bks->bs", part, basis[:, : j + 1])
+        image, projected[:, : j + 1, j] = orthogonalise(image, basis[:, : j + 1])
         norm = image.norm(dim=-1)
         alive = norm > tiny * size
         projected[:, j + 1, j] = torch.where(alive, norm, torch.zeros_like(norm))

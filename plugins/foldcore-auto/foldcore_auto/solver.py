@@ -8,17 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foldcore import (
+from foldcore import UnsupportedError
+from foldcore.adjoints import (
     AdjointProgress,
-    AdjointSolution,
-    FixedPointOperator,
-    PluginConfig,
     ScaledAdjoint,
     ScaledSystem,
-    UnsupportedError,
     refine_adjoint,
     solve_dense,
 )
+from foldcore.interfaces import AdjointSolution, FixedPointOperator, PluginConfig
 
 from .config import AutoConfig
 from .stages import contract, krylov

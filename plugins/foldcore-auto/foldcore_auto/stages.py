@@ -7,13 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from foldcore import (
-    AdjointProgress,
-    FixedPointOperator,
-    ScaledSystem,
-    gmres_cycle,
-    run_krylov_cycles,
-)
+from foldcore.adjoints import AdjointProgress, ScaledSystem, gmres_cycle, run_krylov_cycles
+from foldcore.interfaces import FixedPointOperator
 
 WINDOW = 3
 """Steps that a convergence rate is measured over: single ones vary where eigenvalues are complex."""

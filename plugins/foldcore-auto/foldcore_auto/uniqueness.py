@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foldcore import AdjointProgress, FixedPointOperator, ScaledSystem
+from foldcore.adjoints import AdjointProgress, ScaledSystem
+from foldcore.interfaces import FixedPointOperator
 
 from .stages import krylov
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from foldcore import IterativeConfig
+from foldcore.interfaces import IterativeConfig
 
 
 class BiCGSTABConfig(IterativeConfig):

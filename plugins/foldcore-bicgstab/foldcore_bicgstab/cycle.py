@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldcore import FixedPointOperator, KrylovCycle
+from foldcore.adjoints import KrylovCycle
+from foldcore.interfaces import FixedPointOperator
 
 BREAKDOWN = 100.0
 """In machine epsilons: the cosine of two vectors up to which their inner product counts as 0."""

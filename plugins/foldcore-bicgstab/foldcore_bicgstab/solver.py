@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foldcore import (
-    FixedPointOperator,
-    KrylovAdjoint,
-    KrylovMethod,
-    PluginConfig,
-    ScaledSystem,
-)
+from foldcore.adjoints import KrylovAdjoint, KrylovMethod, ScaledSystem
+from foldcore.interfaces import FixedPointOperator, PluginConfig
 
 from .config import BiCGSTABConfig
 from .cycle import BiCGSTABRuns

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from foldcore import KrylovCycle
+from foldcore.adjoints import KrylovCycle
 
 Product = Callable[[Tensor], Tensor]
 

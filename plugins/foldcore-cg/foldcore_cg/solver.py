@@ -7,15 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from foldcore import (
-    AdjointSolution,
-    FixedPointOperator,
-    KrylovAdjoint,
-    KrylovMethod,
-    PluginConfig,
-    ScaledSystem,
-    UnsupportedError,
-)
+from foldcore import UnsupportedError
+from foldcore.adjoints import KrylovAdjoint, KrylovMethod, ScaledSystem
+from foldcore.interfaces import AdjointSolution, FixedPointOperator, PluginConfig
 
 from .config import CGConfig
 from .cycle import Product, cg_cycle, cgnr_cycle

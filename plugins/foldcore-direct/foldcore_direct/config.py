@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from foldcore import ToleranceConfig
+from foldcore.interfaces import ToleranceConfig
 
 
 class DirectConfig(ToleranceConfig):

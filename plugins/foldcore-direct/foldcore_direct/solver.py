@@ -7,17 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from foldcore import (
-    AdjointSolution,
-    DenseSolve,
-    FixedPointOperator,
-    PluginConfig,
-    ScaledAdjoint,
-    ScaledSystem,
-    UnsupportedError,
-    refine_adjoint,
-    solve_dense,
-)
+from foldcore import UnsupportedError
+from foldcore.adjoints import DenseSolve, ScaledAdjoint, ScaledSystem, refine_adjoint, solve_dense
+from foldcore.interfaces import AdjointSolution, FixedPointOperator, PluginConfig
 
 from .config import DirectConfig
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
-from foldcore import (
-    FixedPointOperator,
-    KrylovAdjoint,
-    KrylovMethod,
-    PluginConfig,
-    ScaledSystem,
-    gmres_cycle,
-)
+from foldcore.adjoints import KrylovAdjoint, KrylovMethod, ScaledSystem, gmres_cycle
+from foldcore.interfaces import FixedPointOperator, PluginConfig
 
 from .config import GMRESConfig
 

@@ -6,13 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from foldcore import (
-    AdjointSolution,
-    FixedPointOperator,
-    PluginConfig,
-    ScaledAdjoint,
-    ScaledSystem,
-)
+from foldcore.adjoints import ScaledAdjoint, ScaledSystem
+from foldcore.interfaces import AdjointSolution, FixedPointOperator, PluginConfig
 
 from .anderson import Anderson
 from .config import LFPIConfig
