@@ -112,8 +112,8 @@ class ImportReport:
 class _Server:
     """A process that has torch and foldcore loaded, and forks a fresh child for each import.
 
-    It needs a system that can fork. An interpreter with torch takes seconds to start, a fork of one milliseconds; what a child imports
-    or changes ends with it.
+    It needs a system that can fork. An interpreter with torch takes seconds to start, a fork of one
+    milliseconds; what a child imports or changes ends with it.
     """
 
     def __init__(self) -> None:
