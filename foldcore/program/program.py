@@ -38,6 +38,7 @@ class SmoothProgram:
         n_equality, n_inequality: p and m, the rows of ``equality`` and ``inequality``.
         lower, upper: Bounds, (n,) or (B, n), ±inf where absent; None if there are none.
         quadratic: ``data`` if they are the whole problem, else None.
+        hessian_is_constant: Whether ∇²L depends neither on x nor on the duals: an LP or QP.
         structure: What is known of the problem without values.
         data: The quadratic parts; P and q are None where the objective is a function.
         params: The bound parameter values by name, for solvers that know the problem.
@@ -89,6 +90,7 @@ class SmoothProgram:
             if function is not None:
                 self.functions[role] = function
         self.quadratic = None if self.functions or regularizers else data
+        self.hessian_is_constant = self.quadratic is not None and not self.n_quadratic
 
     @property
     def quadratic_objective(self) -> bool:
@@ -368,11 +370,6 @@ class SmoothProgram:
             weights = duals.equality[:, self.data.n_equality :]
             value = value + self._equality.weighted_hessian(x, weights)
         return value
-
-    @property
-    def hessian_is_constant(self) -> bool:
-        """Whether ∇²L depends neither on x nor on the duals: the program is an LP or QP."""
-        return self.quadratic is not None and not self.n_quadratic
 
     def asserted_mismatch(self, x: Tensor, rtol: float = 1e-6) -> str | None:
         """Compare asserted quadratic data with the functions they stand for, at points x (B, n).
