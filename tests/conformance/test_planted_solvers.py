@@ -17,10 +17,12 @@ from foldcore import (
     IterativeConfig,
     ProblemClass,
     ProgramStructure,
+    QuadraticData,
     Session,
     SmoothProgram,
     Solution,
     Solver,
+    SparseMatrix,
     Status,
 )
 from foldcore.testing import Kind, Outcome, all_checks, run_conformance
@@ -128,6 +130,49 @@ class Float32Only(GoodSolver):
         assert found.duals is not None
         duals = found.duals.map(lambda value: value.float())
         return replace(found, primal=found.primal.float(), duals=duals)
+
+
+class _Rereads(GoodSolver):
+    """Solves a program with some of its data changed."""
+
+    def changed(self, data: QuadraticData) -> QuadraticData:
+        raise NotImplementedError
+
+    def answer(self, program: SmoothProgram, warm: bool) -> Solution:
+        data = self.changed(program.data)
+        misread = SmoothProgram(data, batch=program.batch, structure=program.structure, params={})
+        return super().answer(misread, warm)
+
+
+class ForgetsFixedVariables(_Rereads):
+    """Takes bounds that coincide for bounds that are absent."""
+
+    def changed(self, data: QuadraticData) -> QuadraticData:
+        if data.lower is None or data.upper is None:
+            return data
+        fixed = data.lower == data.upper
+        lower = torch.where(fixed, -torch.inf, data.lower)
+        return replace(data, lower=lower, upper=torch.where(fixed, torch.inf, data.upper))
+
+
+class KeepsTheLastEntry(_Rereads):
+    """Overwrites entries of equal position instead of adding them."""
+
+    def changed(self, data: QuadraticData) -> QuadraticData:
+        if not isinstance(data.P, SparseMatrix):
+            return data
+        dense = torch.zeros(data.P.shape, dtype=data.P.dtype)
+        dense[data.P.rows, data.P.cols] = data.P.values
+        return replace(data, P=dense)
+
+
+class SharesEverything(_Rereads):
+    """Takes the first sample's limits for everybody's where the matrices are shared."""
+
+    def changed(self, data: QuadraticData) -> QuadraticData:
+        if not isinstance(data.G, Tensor) or data.G.ndim != 2 or data.h is None or data.h.ndim == 1:
+            return data
+        return replace(data, h=data.h[:1].expand_as(data.h))
 
 
 class MutatesInput(GoodSolver):
@@ -257,6 +302,9 @@ PAIRS = [
     (WrongDualSign, "check_dual_signs", "multiplier of"),
     (Float32Only, "check_dtype_and_device", "float32 for torch.float64"),
     (MutatesInput, "check_inputs_untouched", "its input"),
+    (ForgetsFixedVariables, "check_fixed_variables", "the solution of QP with fixed variables"),
+    (KeepsTheLastEntry, "check_sparse_data", "the solution of QP with sparse matrices"),
+    (SharesEverything, "check_shared_data", "the solution of QP with shared and batched data"),
     (MixesBatch, "check_batch", "in a batch, against the sample alone"),
     (Leaks, "check_history", "after other data in the same session"),
     (IgnoresPartialChanges, "check_unchanged_data", "alone changed"),

@@ -8,12 +8,14 @@ from . import plugin as plugin_checks
 from . import rule as rule_checks
 from . import rule_gradients as rule_gradient_checks
 from . import solver as solver_checks
+from . import solver_data as solver_data_checks
 from . import solver_gradients as solver_gradient_checks
 from . import solver_status as solver_status_checks
 
 _LISTS = (
     plugin_checks,
     solver_checks,
+    solver_data_checks,
     solver_gradient_checks,
     solver_status_checks,
     rule_checks,
