@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+import foldcore as fc
 from foldcore import (
     factor_definite,
     is_positive_definite,
@@ -121,3 +122,17 @@ def test_the_caller_may_name_the_size_of_a_pivot_that_is_no_rounding() -> None:
     nearly = torch.diag(torch.tensor([1.0, 1e-9], dtype=torch.float64))
     assert is_positive_definite(nearly)
     assert not is_positive_definite(nearly, 1e-8)
+
+
+def test_a_curvature_of_zero_is_convex_to_a_layer_in_every_dtype() -> None:
+    pytest.importorskip("foldcore_piqp", reason="a solver that needs a convex problem")
+    pytest.importorskip("foldcore_newton", reason="a rule for it")
+    for dtype in (torch.float32, torch.float64):
+        problem = fc.QuadraticProgram(
+            P=fc.Param(2, 2), q=fc.Param(2), lower=torch.zeros(2, dtype=dtype), upper=fc.Param(2)
+        )
+        layer = fc.build({"problem": problem, "solver": "piqp", "rule": "newton"})
+        q, upper = torch.tensor([[1.0, -1.0]], dtype=dtype), torch.ones(1, 2, dtype=dtype)
+        found = layer(P=torch.zeros(1, 2, 2, dtype=dtype), q=q, upper=upper)
+        expected = torch.tensor([[0.0, 1.0]], dtype=dtype)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

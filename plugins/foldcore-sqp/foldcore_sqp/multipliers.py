@@ -55,7 +55,7 @@ def _mismatch(program: SmoothProgram, x: Tensor, duals: Duals) -> Tensor:
     that x leaves at an active constraint is the same for all multipliers and must not hide the rest.
     """
     gradient = program.gradient(x)
-    pull = program.lagrangian_gradient(x, duals)
+    pull = gradient + program.constraint_pull(x, duals)
     inequality = program.inequality_jacobian(x)
     steepness = torch.linalg.vector_norm(inequality, dim=-1).expand(x.shape[0], -1)
     forces = [steepness * duals.inequality, duals.lower, duals.upper]
