@@ -1,7 +1,8 @@
 """No module imports itself by way of others: of the core, of any plugin, of what builds on them.
 
-Imports inside functions are left out: they happen after the modules are there. Those for types alone
-count, for a reader follows them, too.
+Left out are imports inside functions, which happen after the modules are there, those by a name that
+is put together at run time (importlib), and that ``import a.b`` runs the ``__init__`` of ``a``. Imports
+for types alone count, for a reader follows them, too; so do those of names from a package's face.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def imports(package: Path) -> dict[str, set[str]]:
         base = name if path.name == "__init__.py" else name.rpartition(".")[0]
         graph[name] = set()
         for node in module_level(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & files.keys()
             if not isinstance(node, ast.ImportFrom):
                 continue
             above = base.split(".")[: len(base.split(".")) - node.level + 1] if node.level else []
@@ -55,9 +58,7 @@ def imports(package: Path) -> dict[str, set[str]]:
             for alias in node.names:
                 whole = f"{origin}.{alias.name}"
                 target = whole if whole in files else origin
-                # A package's face imports its files; a file that imports the face's names closes no loop
-                # of its own making where it is the core's: its face is lazy.
-                if target in files and target not in (name, package.name):
+                if target in files and target != name:
                     graph[name].add(target)
     return graph
 
@@ -99,3 +100,22 @@ def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     assert sorted(set(found)) == ["planted.a", "planted.b", "planted.c"]
     (package / "c.py").write_text("def late():\n    from . import a\n")
     assert circle(imports(package)) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "members"),
+    [
+        ("import planted.b\n", "import planted.a\n", ["planted.a", "planted.b"]),
+        ("from . import f\n", "", ["planted", "planted.a"]),
+        ("import os, planted\n", "", ["planted", "planted.a"]),
+    ],
+)
+def test_a_planted_circle_of_another_form_is_found(
+    tmp_path: Path, a: str, b: str, members: list[str]
+) -> None:
+    package = tmp_path / "planted"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .a import f\n")
+    (package / "a.py").write_text(a)
+    (package / "b.py").write_text(b)
+    assert sorted(set(circle(imports(package)))) == members
