@@ -20,17 +20,26 @@ READY := $(VENV)/ready-$(FINGERPRINT)
 BIN := $(VENV)/bin
 
 # Two test processes with two threads each would fight over the cores.
-test docs-test: export OMP_NUM_THREADS ?= 1
+test test-fast docs-test: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test matrix demo lint types docs docs-test template format clean
+.PHONY: help test test-fast matrix demo lint types docs docs-test template format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 test: lint types docs $(READY) ## Lint, type-check, build the docs, run every test of core, plugins and contrib
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# What takes minutes or minutes' worth of processes is left to `make test`: the matrix of combinations, the
+# plugins' own tests, planted plugins, clusters, fresh interpreters by the dozen.
+FAST_TESTS := $(filter-out tests/test_workers.py tests/test_cli.py tests/test_import.py tests/test_scaffold.py \
+	tests/test_docs_snippets.py,$(wildcard tests/test_*.py))
+
+test-fast: lint $(READY) ## Lint, type-check the core, run the core's own tests: while working, under two minutes
+	$(BIN)/python -m mypy foldcore
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -k "not hang" $(FAST_TESTS)
 
 # tox has an environment of its own: it makes those of the matrix and is part of none.
 matrix: ## Run the whole test matrix of tox.ini, or MATRIX="-m ci" or MATRIX="-e core" of it

@@ -129,7 +129,7 @@ def test_a_sample_is_its_row_of_the_batch(make, batched: bool) -> None:
         one, at = program.sample(i), x[i : i + 1]
         assert one.batch == 1
         assert (one.n_equality, one.n_inequality) == (program.n_equality, program.n_inequality)
-        row = fc.Duals(**{name: value[i : i + 1] for name, value in vars(duals).items()})
+        row = duals.map(lambda value, i=i: value[i : i + 1])
         for name in ("objective", "gradient", "equality", "inequality"):
             whole = getattr(program, name)(x)[i : i + 1]
             torch.testing.assert_close(getattr(one, name)(at), whole, rtol=1e-14, atol=1e-14)

@@ -41,6 +41,11 @@ def gmres_cycle(
         tolerance: Shape (B,).
         restart: Largest number of steps.
     """
+    # Differs from algorithm 4 in four things. 1. Gram-Schmidt is the classical one, twice, instead of the
+    # modified one: as orthogonal, and two products of matrices a step instead of j small operations. 2. The
+    # rotations are kept multiplied out, (B, m + 1, m + 1): again one product instead of j. 3. A column
+    # without a usable pivot is dropped and ends the sample's cycle, where the textbook assumes that the
+    # matrix is regular. 4. Samples that are done go on with zeros, for the batch steps together.
     batch, size = residual.shape
     width = min(restart, size)
     eps = torch.finfo(residual.dtype).eps
@@ -70,7 +75,7 @@ def gmres_cycle(
         column = torch.cat([column, below.unsqueeze(-1)], dim=-1).unsqueeze(-1)
         column = (rotations[:, : j + 2, : j + 2] @ column).squeeze(-1)
         radius = torch.hypot(column[:, j], column[:, j + 1])
-        # Rounding in the j rotations alone leaves this much of a zero.
+        # Rounding in the j + 1 rotations leaves about (j + 2) epsilons of a zero; ten times that is none.
         sound = running & radius.isfinite() & (radius > 10 * (j + 2) * eps * scale)
         cos = torch.where(sound, column[:, j] / radius, one)
         sin = torch.where(sound, column[:, j + 1] / radius, zero)

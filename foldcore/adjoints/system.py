@@ -12,10 +12,13 @@ from ..interfaces.fixed_point_operator import FixedPointOperator
 from ..solution import AdjointSolution
 
 RTOL_FLOOR = 50.0
-"""In machine epsilons of the dtype: a smaller relative tolerance cannot be told from rounding."""
+"""In machine epsilons of the dtype: a smaller relative tolerance cannot be told from rounding. Measured
+on random Φ of s = 10 to 500: the exact v, rounded, leaves a residual of up to 6 epsilons of ‖g‖ at
+ρ(Φ) = 0.5 and up to 40 at 0.95."""
 
 STAGNATION = 0.999
-"""A cycle that leaves more than this part of the residual made no progress."""
+"""A cycle that leaves more than this part of the residual made no progress: at that rate a factor of ten
+would take 2300 cycles."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ScaledSystem:
 
     def residual(self, operator: FixedPointOperator, adjoint: Tensor) -> Tensor:
         """Return g - (I - Φᵀ) v of the scaled system by one product. Shapes (B, s) -> (B, s)."""
-        # In this order g cannot be lost beside a large v.
+        # In this order g cannot be lost beside a large v: v and Φᵀv nearly cancel where v is large.
         return self.cotangent - (adjoint - operator.vjp(adjoint))
 
     def untouched(self) -> AdjointProgress:
@@ -190,6 +193,10 @@ def run_krylov_cycles(
         patience: Cycles without progress that a sample is granted in a row, beyond the first.
         active: Samples to work on; all that are unsolved by default. Shape (B,), bool.
     """
+    # Differs from the usual restarted loop in three things. 1. Each cycle is judged by the residual that a
+    # product measures: recursive ones drift away from it. 2. An iterate that is no better than the best
+    # one so far is dropped, so that no cycle can do harm. 3. Every sample has a budget of its own and is
+    # given up by itself: what it gets does not depend on the batch it stands in.
     unsolved = system.unsolved(progress)
     active = unsolved if active is None else active & unsolved
     idle = torch.zeros_like(progress.products)

@@ -13,6 +13,7 @@ from ..param import Sparse
 from ..quadratic.data import QuadraticData
 from ..quadratic.template import QuadraticTemplate
 from .base import SetAtom
+from .projections import has_independent_rows
 from .sets import AffineSet, Box, BoxHyperplane, HalfSpace
 
 
@@ -21,7 +22,8 @@ def recognise_set(template: QuadraticTemplate) -> Callable[[QuadraticData], SetA
 
     Only bounds (or nothing) are a Box, one equality with or without bounds is a BoxHyperplane, several
     without are an AffineSet, one inequality alone is a HalfSpace. Several sparse equalities are
-    none: their closed form would need a dense factorisation.
+    none: their closed form would need a dense factorisation. Neither are constant ones whose rows
+    depend on each other.
 
     Args:
         template: Its objective is ignored.
@@ -41,7 +43,11 @@ def recognise_set(template: QuadraticTemplate) -> Callable[[QuadraticData], SetA
         return _box
     if equalities == 1:
         return _box_hyperplane
-    return None if bounded or isinstance(template.A, Sparse) else _affine_set
+    if bounded or isinstance(template.A, Sparse):
+        return None
+    # Dependent rows have no closed form that is differentiable in each of them; an inner problem copes.
+    whole = not isinstance(template.A, Tensor) or has_independent_rows(template.A)
+    return _affine_set if whole else None
 
 
 def _box(data: QuadraticData) -> SetAtom:

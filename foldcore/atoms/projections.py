@@ -259,6 +259,20 @@ class AffineProjector:
         return x if self.dependent is None else torch.where(self.dependent[:, None], torch.nan, x)
 
 
+def has_independent_rows(A: Tensor) -> bool:
+    """Whether no row of a shared matrix (p, n) depends linearly on the others, up to rounding."""
+    if A.shape[-2] > A.shape[-1]:
+        return False
+    return not bool(_dependent_rows(torch.linalg.qr(A.detach().mT)[1]).any())
+
+
+def _dependent_rows(triangle: Tensor) -> Tensor:
+    part = triangle.diagonal(dim1=-2, dim2=-1).abs()
+    limit = _DEPENDENT * triangle.shape[-1] * torch.finfo(triangle.dtype).eps
+    dependent: Tensor = ~(part > limit * triangle.norm(dim=-2))
+    return dependent
+
+
 def _dependent_samples(triangle: Tensor) -> Tensor | None:
     """Return where a diagonal entry of R vanishes beside its column, which is as long as A's row.
 
@@ -267,9 +281,7 @@ def _dependent_samples(triangle: Tensor) -> Tensor | None:
     Raises:
         ProblemError: If R is shared and one does.
     """
-    part = triangle.diagonal(dim1=-2, dim2=-1).abs()
-    limit = _DEPENDENT * triangle.shape[-1] * torch.finfo(triangle.dtype).eps
-    dependent = ~(part > limit * triangle.norm(dim=-2))
+    dependent = _dependent_rows(triangle)
     if not bool(dependent.any()):
         return None
     if dependent.ndim == 2:

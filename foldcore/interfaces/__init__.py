@@ -10,6 +10,7 @@ from ..quadratic.template import QuadraticTemplate
 from ..solution import AdjointSolution
 from .adjoint import AdjointSolver
 from .fixed_point_operator import FixedPointOperator, ZeroOperator
+from .plugin import Plugin
 from .rule import BoundRule, InnerFold, PreparedRule, UpdateRule
 from .solver import Capabilities, IterationMap, Session, Solver
 
@@ -26,6 +27,7 @@ __all__ = [
     "IterativeConfig",
     "Lowering",
     "ParametricProblem",
+    "Plugin",
     "PluginConfig",
     "PluginReference",
     "PreparedRule",

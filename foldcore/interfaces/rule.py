@@ -8,13 +8,13 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from ..config import PluginConfig
 from ..kkt import Ambiguity
 from ..problem.parametric import ParametricProblem
 from ..program.program import SmoothProgram
 from ..program.structure import ProgramStructure
 from ..solution import Duals, Solution
 from .fixed_point_operator import FixedPointOperator
+from .plugin import Plugin
 
 
 class InnerFold(Protocol):
@@ -151,30 +151,18 @@ class PreparedRule(ABC):
         """Release what is held. Called when the layer is gone."""
 
 
-class UpdateRule(ABC):
+class UpdateRule(Plugin):
     """One iteration of an algorithm, written in PyTorch, whose fixed point solves the problem.
 
     An implementation is built from its config (``UpdateRule(config)``) and keeps no state.
 
     Attributes:
-        api_version: See :class:`AdjointSolver`, likewise ``config_class``.
+        api_version, config_class, config: See :class:`Plugin`.
         decides_active_set: Whether one step tells which constraints hold, where the solver's answer
             is too rough to tell. The layer then takes the step's point where it is the better one.
     """
 
-    api_version: ClassVar[int]
-    config_class: ClassVar[type[PluginConfig]]
-    config: PluginConfig
     decides_active_set: ClassVar[bool] = False
-
-    @abstractmethod
-    def __init__(self, config: PluginConfig) -> None:
-        """Args: config: An instance of ``config_class``."""
-
-    @classmethod
-    def unusable_reason(cls) -> str | None:
-        """Return why this plugin cannot work on this machine, or None where it can."""
-        return None
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..config import PluginConfig
 from ..program.program import SmoothProgram
 from ..program.structure import ProblemClass, ProgramStructure
 from ..solution import Duals, Solution
+from .plugin import Plugin
 
 
 @dataclass(frozen=True)
@@ -108,27 +108,15 @@ class Session(ABC):
         """Release native handles. Called when the layer is gone."""
 
 
-class Solver(ABC):
+class Solver(Plugin):
     """A black-box solver. Built from its config (``Solver(config)``); keeps no native handle itself.
 
     Attributes:
-        api_version: See :class:`AdjointSolver`, likewise ``config_class``.
+        api_version, config_class, config: See :class:`Plugin`.
         capabilities: What it can do.
     """
 
-    api_version: ClassVar[int]
-    config_class: ClassVar[type[PluginConfig]]
-    config: PluginConfig
     capabilities: ClassVar[Capabilities]
-
-    @abstractmethod
-    def __init__(self, config: PluginConfig) -> None:
-        """Args: config: An instance of ``config_class``."""
-
-    @classmethod
-    def unusable_reason(cls) -> str | None:
-        """Return why this plugin cannot work on this machine, or None where it can."""
-        return None
 
     @classmethod
     def rank(cls, structure: ProgramStructure) -> float:

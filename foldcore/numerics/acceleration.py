@@ -59,6 +59,10 @@ def accelerate(
         atol: In units of z / step.
         max_iter: Largest number of steps.
     """
+    # Differs from FISTA in two things. 1. Momentum starts anew where the step points against the last
+    # move (O'Donoghue and Candès, gradient scheme): without that it overshoots on strongly convex
+    # problems and oscillates. 2. The stop is a bound of the residual at the iterate that is
+    # returned, which costs no further step, since U is nonexpansive.
     with torch.no_grad():
         control = _Control(start, step_size, rtol=rtol, atol=atol)
         result, state, point = start, start, start
@@ -95,6 +99,7 @@ class _Control:
         given = _on_host(step_size) if isinstance(step_size, Tensor) else np.float64(step_size)
         # NaN for a step of 0: no residual can be measured, and NaN meets no tolerance.
         self._inverse = np.ones(batch) / np.where(given > 0, given, np.nan)
+        # Rounding leaves some epsilons of ‖z‖ in U(z) - z, which the residual divides by the step.
         self._allowed = rtol + 10 * torch.finfo(start.dtype).eps * self._inverse
         self._atol = atol
         self._steps = 0

@@ -10,8 +10,8 @@ from torch import Tensor
 from .point import ProgramPoint
 
 ACTIVE_TOLERANCES = (1e-6, 1e-4, 1e-2)
-"""Slacks up to which constraints count as active, tried in turn: those that solvers of high accuracy,
-first-order methods at their defaults, and black boxes leave at a constraint that holds."""
+"""Slacks up to which constraints count as active, tried in turn: what an exact solver, one
+that stops early, and a rough black box leave at a constraint that holds."""
 
 
 @dataclass(frozen=True)

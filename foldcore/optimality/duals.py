@@ -15,7 +15,16 @@ from .active_set import ActiveSet, active_set
 from .point import ProgramPoint
 
 _SINGULAR = 1e-12
-"""Squared relative size of a Cholesky pivot below which active gradients count as dependent."""
+"""Squared relative size of a Cholesky pivot below which active gradients count as dependent: rows of unit
+length at an angle of 1e-6. Their Gram matrix resolves angles down to the root of eps, 1.5e-8."""
+
+_NEGATIVE = 1e-8
+"""A multiplier of an inequality may be this negative, relative to 1 + the largest: it is set to zero. The
+rounding of a fit with rows at an angle of 1e-6, eps over that angle, stays below."""
+
+_SUPPORT = 1e-10
+"""Relative size of a weight above which non-negative least squares used a row. It gives exact zeros to
+rows that it leaves out; weights of the size of rounding say nothing."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ def recover_duals(
 
 def recover_at(point: ProgramPoint, active_tolerance: float) -> RecoveredDuals:
     """Return what :func:`recover_duals` does, at a point that others read too."""
+    # Differs from (18.21) in that signs are respected. Most samples need no bounded fit: unbounded least
+    # squares over the active rows, batched, already has the right signs where those rows are the right
+    # ones, and only the rest pays for nnls, one by one.
     active = active_set(point, active_tolerance)
     duals, unique = _fit(point, active)
     with torch.no_grad():
@@ -131,7 +143,7 @@ def _least_squares(
 def _signs_hold(duals: Duals) -> Tensor:
     """Return where no multiplier of an inequality is negative beyond rounding. Shape (B,), bool."""
     size = 1 + torch.cat(list(vars(duals).values()), -1).abs().amax(-1)
-    threshold = -1e-8 * size[:, None]
+    threshold = -_NEGATIVE * size[:, None]
     return (
         (duals.inequality >= threshold).all(-1)
         & (duals.lower >= threshold).all(-1)
@@ -168,7 +180,7 @@ def _supports(point: ProgramPoint, active: ActiveSet, doubtful: Tensor) -> Activ
         )
         signed = torch.from_numpy(fit)
         weights = torch.cat([signed[:free] + signed[free : 2 * free], signed[2 * free :]])
-        used = torch.split(weights > 1e-10 * (1 + weights.max()), [int(f.sum()) for f in flags])
+        used = torch.split(weights > _SUPPORT * (1 + weights.max()), [int(f.sum()) for f in flags])
         for mask, flag, kept in zip(masks, flags, used, strict=True):
             support = flag.clone()
             support[flag] = kept

@@ -66,6 +66,10 @@ def _best_recovered(point: ProgramPoint) -> tuple[KKTReport, Duals]:
 
 
 def _report(point: ProgramPoint, duals: Duals, unique: Tensor) -> KKTReport:
+    # Differs from (12.34) in three things. 1. Residuals are relative, to 1 + the size of the point or of the
+    # largest term of ∇L: one tolerance serves all units. 2. Complementarity is min(slack, multiplier), not
+    # their product, whose size depends on the units of both. 3. max(slack, multiplier) is reported as
+    # well: it tells how far the solution is from a kink.
     program, x, gradient = point.program, point.x, point.gradient
     pull = program.pull(point.constraint_rows, duals)
     pinned = None  # the variables whose bounds coincide

@@ -102,17 +102,10 @@ class FixedIntegers(ParametricProblem):
                 "FixedIntegers: bound without whole numbers; call the layer, which finds them."
             )
         program = self._relaxed.bind(values, batch)
-        functions = program.functions
-        return SmoothProgram(
+        return program.restated(
             self._fixed_data(program.data, values[WHOLE_NUMBERS]),
-            batch=batch,
+            program.functions,
             structure=self.structure,
-            params=program.params,
-            batched=program.batched,
-            objective=functions.get("objective"),
-            equality=functions.get("equality"),
-            inequality=functions.get("inequality"),
-            function_rows=program.function_rows,
             sets=program.sets,
             regularizers=program.regularizers,
         )

@@ -91,18 +91,7 @@ class Lowering:
         if objective is not None:
             weights = concatenate([w for _, w in self._terms], dim=-1, sample_dims=1)
             wrapped["objective"] = _with_linear(objective, original.n, weights)
-        return SmoothProgram(
-            data,
-            batch=original.batch,
-            structure=original.structure,
-            params=original.params,
-            batched=original.batched,
-            objective=wrapped.get("objective"),
-            equality=wrapped.get("equality"),
-            inequality=wrapped.get("inequality"),
-            function_rows=original.function_rows,
-            sets=(),
-        )
+        return original.restated(data, wrapped)
 
 
 def _on_first(function: BatchedFunction, n: int) -> BatchedFunction:

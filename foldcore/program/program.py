@@ -171,6 +171,36 @@ class SmoothProgram:
             )
         return self._replaced(_converted_data(self.data, convert), convert, batch=batch)
 
+    def restated(
+        self,
+        data: QuadraticData,
+        functions: Mapping[str, BatchedFunction],
+        *,
+        structure: ProgramStructure | None = None,
+        sets: tuple[SetAtom, ...] = (),
+        regularizers: tuple[Regularizer, ...] = (),
+    ) -> SmoothProgram:
+        """Return another program of the same parameters and samples.
+
+        Args:
+            data, functions: See the attributes.
+            structure: That of this program where None.
+            sets, regularizers: See the attributes.
+        """
+        return SmoothProgram(
+            data,
+            batch=self.batch,
+            structure=self.structure if structure is None else structure,
+            params=self.params,
+            batched=self.batched,
+            objective=functions.get("objective"),
+            equality=functions.get("equality"),
+            inequality=functions.get("inequality"),
+            function_rows=self.function_rows,
+            sets=sets,
+            regularizers=regularizers,
+        )
+
     def _replaced(
         self,
         data: QuadraticData,

@@ -13,7 +13,6 @@ from torch import Tensor
 from foldcore import (
     API_VERSION,
     Capabilities,
-    Duals,
     IterationMap,
     IterativeConfig,
     ProblemClass,
@@ -118,7 +117,7 @@ class WrongDualSign(GoodSolver):
     def answer(self, program: SmoothProgram, warm: bool) -> Solution:
         found = super().answer(program, warm)
         assert found.duals is not None
-        return replace(found, duals=Duals(**{k: -v for k, v in vars(found.duals).items()}))
+        return replace(found, duals=found.duals.map(torch.neg))
 
 
 class Float32Only(GoodSolver):
@@ -127,8 +126,8 @@ class Float32Only(GoodSolver):
     def answer(self, program: SmoothProgram, warm: bool) -> Solution:
         found = super().answer(program, warm)
         assert found.duals is not None
-        rows = {k: v.float() for k, v in vars(found.duals).items()}
-        return replace(found, primal=found.primal.float(), duals=Duals(**rows))
+        duals = found.duals.map(lambda value: value.float())
+        return replace(found, primal=found.primal.float(), duals=duals)
 
 
 class MutatesInput(GoodSolver):

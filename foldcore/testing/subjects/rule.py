@@ -17,9 +17,8 @@ from ...program.structure import ProblemClass
 from ...rules.linearise import linearise, one_step
 from ..problems.exact_qp import ExactFold
 from ..problems.known_problem import KnownProblem
-from ..problems.known_problems import known_problems, smallest_problems
 from .settings import Observation
-from .subject import Subject
+from .subject import ProblemSubject
 
 
 @dataclass(frozen=True)
@@ -30,33 +29,15 @@ class AtRest:
     state: Tensor
 
 
-class RuleSubject(Subject[UpdateRule]):
+class RuleSubject(ProblemSubject[UpdateRule]):
     """Binds the rule to the kit's problems; inner problems are solved by the kit itself."""
 
-    @property
-    def candidates(self) -> tuple[KnownProblem, ...]:
-        """The kit's problems and the author's."""
-        return (*known_problems(), *self.options.problems)
-
-    @property
-    def supported(self) -> tuple[KnownProblem, ...]:
-        """Those that the rule serves under the base configuration."""
-        return self.remember("supported", lambda: self.accepted(self.candidates))
-
-    @property
-    def smallest(self) -> tuple[KnownProblem, ...]:
-        """Problems of one variable and one sample that it serves."""
-        return self.accepted(smallest_problems())
-
-    def accepted(self, problems: Sequence[KnownProblem]) -> tuple[KnownProblem, ...]:
-        return tuple(known for known in problems if self.refusal(known, self.plugin()) is None)
-
-    def refusal(self, known: KnownProblem, rule: UpdateRule) -> str | None:
+    def refusal(self, known: KnownProblem, plugin: UpdateRule) -> str | None:
         """Return why a rule is not run on a problem, or None where it is."""
-        reason = rule.unsupported_reason(known.problem.structure)
+        reason = plugin.unsupported_reason(known.problem.structure)
         if reason is not None:
             return reason
-        for name, inner in rule.inner_problems(known.problem).items():
+        for name, inner in plugin.inner_problems(known.problem).items():
             structure = inner.structure
             if structure.problem_class is not ProblemClass.QP or structure.has_regularizers:
                 return f"its inner problem {name!r} is no convex QP, which is all the kit solves"

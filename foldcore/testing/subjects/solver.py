@@ -18,10 +18,9 @@ from ...program.structure import ProblemClass
 from ...solution import Duals, Solution, Status
 from ..check import require
 from ..problems.known_problem import KnownProblem
-from ..problems.known_problems import known_problems, smallest_problems
 from .settings import Observation
 from .side_effects import captured_output
-from .subject import Subject
+from .subject import ProblemSubject
 
 FLOOR = 1e-10
 """Tolerances below this are not held against a solver: rounding comes first."""
@@ -43,22 +42,12 @@ class Run:
     session: Session
 
 
-class SolverSubject(Subject[Solver]):
+class SolverSubject(ProblemSubject[Solver]):
     """Opens sessions and solves the kit's problems the way a fold does."""
 
     @property
     def capabilities(self) -> Capabilities:
         return self.plugin_class.capabilities
-
-    @property
-    def candidates(self) -> tuple[KnownProblem, ...]:
-        """The kit's problems and the author's."""
-        return (*known_problems(), *self.options.problems)
-
-    @property
-    def supported(self) -> tuple[KnownProblem, ...]:
-        """Those that the solver accepts under the base configuration."""
-        return self.remember("supported", lambda: self.accepted(self.candidates))
 
     @property
     def representatives(self) -> tuple[KnownProblem, ...]:
@@ -68,19 +57,11 @@ class SolverSubject(Subject[Solver]):
             chosen.setdefault(known.problem.lowered_structure.problem_class, []).append(known)
         return tuple(known for group in chosen.values() for known in group[:2])
 
-    @property
-    def smallest(self) -> tuple[KnownProblem, ...]:
-        """Problems of one variable and one sample that it accepts."""
-        return self.accepted(smallest_problems())
-
-    def accepted(self, problems: Sequence[KnownProblem]) -> tuple[KnownProblem, ...]:
-        return tuple(known for known in problems if self.refusal(known, self.plugin()) is None)
-
-    def refusal(self, known: KnownProblem, solver: Solver) -> str | None:
+    def refusal(self, known: KnownProblem, plugin: Solver) -> str | None:
         """Return why a solver is not run on a problem, or None where it is."""
         if self.capabilities.needs_rule and known.iteration is None:
             return "the kit has no iteration for it"
-        return solver.unsupported_reason(known.problem.lowered_structure)
+        return plugin.unsupported_reason(known.problem.lowered_structure)
 
     @property
     def as_declared(self) -> bool:

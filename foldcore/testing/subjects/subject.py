@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -12,6 +13,7 @@ from ...registry.candidate import PluginT
 from ...registry.registry import Registry, adjoint_solvers, solvers, update_rules
 from ..check import Kind
 from ..problems.known_problem import KnownProblem
+from ..problems.known_problems import known_problems, smallest_problems
 
 ResultT = TypeVar("ResultT")
 
@@ -127,3 +129,29 @@ class Subject(Generic[PluginT]):
                 f"conformance of {self.name!r}: effects gives no reason for {silent[0]!r}; say "
                 f"where its effect is tested."
             )
+
+
+class ProblemSubject(Subject[PluginT]):
+    """A plugin class that is run on problems: a solver or an update rule."""
+
+    @property
+    def candidates(self) -> tuple[KnownProblem, ...]:
+        """The kit's problems and the author's."""
+        return (*known_problems(), *self.options.problems)
+
+    @property
+    def supported(self) -> tuple[KnownProblem, ...]:
+        """Those that the plugin accepts under the base configuration."""
+        return self.remember("supported", lambda: self.accepted(self.candidates))
+
+    @property
+    def smallest(self) -> tuple[KnownProblem, ...]:
+        """Problems of one variable and one sample that it accepts."""
+        return self.accepted(smallest_problems())
+
+    def accepted(self, problems: Sequence[KnownProblem]) -> tuple[KnownProblem, ...]:
+        return tuple(known for known in problems if self.refusal(known, self.plugin()) is None)
+
+    @abstractmethod
+    def refusal(self, known: KnownProblem, plugin: PluginT) -> str | None:
+        """Return why the plugin is not run on a problem, or None where it is."""

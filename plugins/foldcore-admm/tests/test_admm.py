@@ -119,7 +119,7 @@ def test_neither_a_tiny_nor_a_huge_penalty_hides_an_error(data: Values, rho: flo
     x, duals = reference.primal(state), reference.duals(state)
     assert duals is not None
     bound = bound_rule(data, B, rho=rho)
-    wrong_duals = fc.Duals(**{k: v + 0.01 * (v > 0) for k, v in vars(duals).items()})
+    wrong_duals = duals.map(lambda v: v + 0.01 * (v > 0))
     for point, multipliers in ((x + 0.01, duals), (x, wrong_duals)):
         moved = bound.lift(fc.Solution(point, (fc.Status.OPTIMAL,) * B, multipliers))
         assert bound.residual(moved, bound.step(moved)).min() > 1e-4

@@ -207,3 +207,23 @@ def test_samples_of_dependent_equalities_are_held_in_place_and_reported() -> Non
         assert one.residual(start, updated).isinf().tolist() == [False, True, False]
     jacobian = torch.func.jacrev(lambda z: bound.step(z).sum(0))(start)
     assert not jacobian[:, 1].any()
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_constant_rows_that_depend_on_each_other_take_an_inner_fold(copies: int) -> None:
+    pytest.importorskip("foldcore_newton", reason="a rule for the inner problem")
+    n = 6
+    A = torch.randn(2, n, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x0 = torch.linspace(-1, 1, n, dtype=torch.float64)
+    rows = torch.cat([A, A.sum(0, keepdim=True), *[2 * A[:1] for _ in range(copies)]])
+    problem = fc.QuadraticProgram(
+        P=torch.eye(n, dtype=torch.float64), q=fc.Param(n), A=rows, b=rows @ x0
+    )
+    layer = fc.build({"problem": problem, "rule": "pgd", "adjoint": "direct"})
+    q = torch.linspace(2, -1, n, dtype=torch.float64).requires_grad_()
+    x = layer(q=q)
+    kernel = torch.eye(n, dtype=torch.float64) - torch.linalg.pinv(A) @ A
+    assert torch.allclose(x, x0 - kernel @ (q.detach() + x0), atol=1e-10)
+    cotangent = torch.linspace(0, 1, n, dtype=torch.float64)
+    x.backward(cotangent)
+    assert torch.allclose(q.grad, -kernel @ cotangent, atol=1e-10)

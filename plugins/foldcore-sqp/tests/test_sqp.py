@@ -284,7 +284,7 @@ def test_polishing_refines_multipliers_in_small_units(error: float) -> None:
     def rough(program: fc.SmoothProgram) -> fc.Solution:
         x = solve_disc(program) + error * torch.linspace(-1, 1, N, dtype=torch.float64).cos()
         duals = disc_duals(program)
-        duals = fc.Duals(**{k: v * (1 + 100 * error) for k, v in vars(duals).items()})
+        duals = duals.map(lambda v: v * (1 + 100 * error))
         return fc.Solution(x, (fc.Status.OPTIMAL,) * len(x), duals=duals)
 
     inner = {**INNER, "fixed_point": {"polish": 1}}
