@@ -12,6 +12,7 @@ This differs from it in that rows and bounds are those of one sample's active se
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -101,7 +102,14 @@ class PerSampleFactors:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
         free = None if operator.fixed is None else ~operator.fixed
-        self._groups = groups_of(free, operator.active)
+        if operator.diagonal:
+            # A mask is all that fixed variables ask of a diagonal: nothing is sorted or gathered.
+            self._groups = [
+                replace(group, free_there=None if free is None else group.take(free))
+                for group in groups_of(None, operator.active)
+            ]
+        else:
+            self._groups = groups_of(free, operator.active)
         self._factors = [GroupFactors(operator, group) for group in self._groups]
         if len(self._groups) == 1:
             self.pivots = self._factors[0].pivots

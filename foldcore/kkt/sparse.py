@@ -30,6 +30,10 @@ _REFINEMENTS = 12
 _RETURN = 1e-6
 """Relative error above which a known solution that did not come back shows a null space."""
 
+_PIVOT = 1e-4
+"""A pivot on rows of like size below which a known solution is asked for: with a null space one of them is
+of the size of the shift."""
+
 _PASSES = 4
 """Of Ruiz's equilibration: the shift need only be small beside the entries."""
 
@@ -59,6 +63,12 @@ class SparseFactors:
 
     def _find_null_vectors(self) -> None:
         operator = self.operator
+        suspicious = torch.tensor([f.pivot < _PIVOT for f in self._samples])
+        self.nullity = torch.zeros_like(self.nonconvex, dtype=torch.long)
+        self.careful: Tensor | None = None
+        self.null_vectors = _values(operator.rows).new_zeros(0, operator.size, 1)
+        if not bool(suspicious.any()):
+            return
         generator = torch.Generator().manual_seed(0)
         known = torch.randn(operator.size, generator=generator, dtype=torch.float64)
         values = _values(operator.rows)
@@ -67,6 +77,8 @@ class SparseFactors:
         size = off.abs().amax(-1)
         eps = torch.finfo(off.dtype).eps
         singular = ~(size <= max(_RETURN, 1e4 * eps) * known.abs().max())
+        # What a sample is asked depends on itself alone.
+        singular = singular & suspicious.to(singular.device)
         self.nullity = singular.long()
         self.careful = torch.nonzero(singular).flatten() if bool(singular.any()) else None
         length = torch.linalg.vector_norm(off, dim=-1, keepdim=True)
@@ -89,15 +101,17 @@ class SparseFactors:
         """
         found = self._once(right)
         gap = right - self.operator.product(found)
-        wanted = torch.ones_like(self.nonconvex)
+        enough = 4 * torch.finfo(right.dtype).eps * right.abs().amax(-1)
+        wanted = gap.abs().amax(-1) > enough
         for _ in range(_REFINEMENTS):
+            if not bool(wanted.any()):
+                break
             trial = found + self._once(torch.where(wanted.unsqueeze(-1), gap, 0.0))
             left = right - self.operator.product(trial)
             wanted = wanted & (left.abs().amax(-1) < 0.5 * gap.abs().amax(-1))
-            if not bool(wanted.any()):
-                break
             found = torch.where(wanted.unsqueeze(-1), trial, found)
             gap = torch.where(wanted.unsqueeze(-1), left, gap)
+            wanted = wanted & (gap.abs().amax(-1) > enough)
         return found
 
     def _once(self, right: Tensor) -> Tensor:
@@ -164,6 +178,7 @@ class _SampleFactor:
         shift = np.where(self._where < entries.n, _SHIFT, -_SHIFT)
         shifted = matrix + identity(m, format="csc").multiply(shift)
         self._factor: Any = None
+        self.pivot = 0.0 if m else 1.0
         if m and np.isfinite(matrix.data).all():
             # The quasi-definite matrix needs no exchange of rows, which would cost its sparsity.
             self._factor = splu(
@@ -172,6 +187,7 @@ class _SampleFactor:
                 diag_pivot_thresh=0.0,
                 options={"SymmetricMode": True},
             )
+            self.pivot = float(np.abs(self._factor.U.diagonal()).min())
 
     def solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the solution, 0 where nothing is held. Shapes (size,) or (size, B)."""
