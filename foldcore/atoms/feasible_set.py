@@ -13,7 +13,6 @@ from ..param import Sparse
 from ..quadratic.data import QuadraticData
 from ..quadratic.template import QuadraticTemplate
 from .base import SetAtom
-from .projections import has_independent_rows
 from .sets import AffineSet, Box, BoxHyperplane, HalfSpace
 
 
@@ -46,8 +45,7 @@ def recognise_set(template: QuadraticTemplate) -> Callable[[QuadraticData], SetA
     if bounded or isinstance(template.A, Sparse):
         return None
     # Dependent rows have no closed form that is differentiable in each of them; an inner problem copes.
-    whole = not isinstance(template.A, Tensor) or has_independent_rows(template.A)
-    return _affine_set if whole else None
+    return None if template.has_dependent_equalities else _affine_set
 
 
 def _box(data: QuadraticData) -> SetAtom:

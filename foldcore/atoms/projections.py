@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError, name_samples
+from ..numerics.orthogonal import dependent_columns
 from ..numerics.products import matvec, rmatvec
 
 Scalar = Tensor | float
@@ -25,8 +26,6 @@ _ROUNDING = 4.0
 """Multiple of epsilon times the size of its terms within which a sum counts as zero."""
 _SMALL = 4096
 """Entries up to which y counts as small."""
-_DEPENDENT = 100.0
-"""Multiple of n·epsilon below which a row's part outside the others' span counts as zero."""
 
 
 def project_box(y: Tensor, lower: Vector | None, upper: Vector | None) -> Tensor:
@@ -259,20 +258,6 @@ class AffineProjector:
         return x if self.dependent is None else torch.where(self.dependent[:, None], torch.nan, x)
 
 
-def has_independent_rows(A: Tensor) -> bool:
-    """Whether no row of a shared matrix (p, n) depends linearly on the others, up to rounding."""
-    if A.shape[-2] > A.shape[-1]:
-        return False
-    return not bool(_dependent_rows(torch.linalg.qr(A.detach().mT)[1]).any())
-
-
-def _dependent_rows(triangle: Tensor) -> Tensor:
-    part = triangle.diagonal(dim1=-2, dim2=-1).abs()
-    limit = _DEPENDENT * triangle.shape[-1] * torch.finfo(triangle.dtype).eps
-    dependent: Tensor = ~(part > limit * triangle.norm(dim=-2))
-    return dependent
-
-
 def _dependent_samples(triangle: Tensor) -> Tensor | None:
     """Return where a diagonal entry of R vanishes beside its column, which is as long as A's row.
 
@@ -281,7 +266,7 @@ def _dependent_samples(triangle: Tensor) -> Tensor | None:
     Raises:
         ProblemError: If R is shared and one does.
     """
-    dependent = _dependent_rows(triangle)
+    dependent = dependent_columns(triangle)
     if not bool(dependent.any()):
         return None
     if dependent.ndim == 2:

@@ -1,9 +1,12 @@
-"""Gram-Schmidt for batches: what Arnoldi's method is made of."""
+"""Orthogonality: Gram-Schmidt for batches, which Arnoldi's method is made of, and rows that depend on others."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+_DEPENDENT = 100.0
+"""Multiple of n·epsilon below which a row's part outside the others' span counts as zero."""
 
 
 def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,3 +27,25 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         vector = vector - torch.bmm(basis.mT, part).squeeze(-1)
         column = column + part.squeeze(-1)
     return vector, column
+
+
+def dependent_columns(triangle: Tensor) -> Tensor:
+    """Return where the R of a QR factorisation shows a column that depends on those before it.
+
+    Args:
+        triangle: R. Shape (..., p, p).
+
+    Returns:
+        Where a diagonal entry vanishes beside its column. Shape (..., p), bool.
+    """
+    part = triangle.diagonal(dim1=-2, dim2=-1).abs()
+    limit = _DEPENDENT * triangle.shape[-1] * torch.finfo(triangle.dtype).eps
+    dependent: Tensor = ~(part > limit * triangle.norm(dim=-2))
+    return dependent
+
+
+def has_independent_rows(matrix: Tensor) -> bool:
+    """Whether no row of a matrix (p, n) depends linearly on the others, up to rounding."""
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return False
+    return not bool(dependent_columns(torch.linalg.qr(matrix.detach().mT)[1]).any())

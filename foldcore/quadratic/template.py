@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ProblemError
+from ..numerics.orthogonal import has_independent_rows
 from ..numerics.sparse import Matrix, SparseMatrix
 from ..param import Param, Sparse
 from .data import DATA_FIELDS, QuadraticData
@@ -149,6 +150,11 @@ class QuadraticTemplate:
     @property
     def n(self) -> int:
         return int(self.__dict__["_n"])
+
+    @cached_property
+    def has_dependent_equalities(self) -> bool:
+        """Whether A is a dense constant whose rows depend linearly on each other."""
+        return isinstance(self.A, Tensor) and not has_independent_rows(self.A)
 
     @cached_property
     def params(self) -> Mapping[str, Param]:
