@@ -1,4 +1,4 @@
-"""Orthogonality: Gram-Schmidt for batches, which Arnoldi's method is made of, and rows that depend on others."""
+"""Orthogonality: Gram-Schmidt for batches, as in Arnoldi's method, and rows that depend on others."""
 
 from __future__ import annotations
 
